@@ -1,0 +1,64 @@
+"""Variational autoencoders whose posterior is bent by normalizing flows.
+
+Names are imported when first used, so that ``import flowvae`` and ``flowvae --help`` are quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flowvae.api import draw_figures, encode, evaluate, reconstruct, sample, train
+    from flowvae.config import PRESETS, Config, load_config, preset
+    from flowvae.errors import TrainingError, UserError
+    from flowvae.runs import Run, load, open_run
+    from flowvae.vae import VAE, ElboTerms, build_vae
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "PRESETS",
+    "VAE",
+    "Config",
+    "ElboTerms",
+    "Run",
+    "TrainingError",
+    "UserError",
+    "build_vae",
+    "draw_figures",
+    "encode",
+    "evaluate",
+    "load",
+    "load_config",
+    "open_run",
+    "preset",
+    "reconstruct",
+    "sample",
+    "train",
+]
+
+_HOME = {
+    **dict.fromkeys(
+        ["draw_figures", "encode", "evaluate", "reconstruct", "sample", "train"], "flowvae.api"
+    ),
+    **dict.fromkeys(["PRESETS", "Config", "load_config", "preset"], "flowvae.config"),
+    **dict.fromkeys(["TrainingError", "UserError"], "flowvae.errors"),
+    **dict.fromkeys(["Run", "load", "open_run"], "flowvae.runs"),
+    **dict.fromkeys(["VAE", "ElboTerms", "build_vae"], "flowvae.vae"),
+}
+
+
+_ROOMS = {"data", "distributions", "evaluation", "figures", "flows", "training"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return import_module(f"flowvae.{name}")
+    if name not in _HOME:
+        raise AttributeError(f"module 'flowvae' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,275 @@
+"""The commands: thin, no logic of their own. torch is imported only when work begins."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+
+import click
+
+from flowvae import __version__
+from flowvae.config import FAMILIES, PRESETS, Config, load_config, resolve_config
+from flowvae.errors import TrainingError, UserError
+
+if TYPE_CHECKING:
+    from flowvae.evaluation import Evaluation
+
+__all__ = ["main"]
+
+
+class _IntList(click.ParamType):
+    """Whole numbers separated by commas."""
+
+    name = "N[,N…]"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        try:
+            return tuple(int(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"expected whole numbers separated by commas, got {value!r}", param, ctx)
+
+
+def _config_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """A flag for every field of :class:`Config`, with its description and default."""
+    for name, field in reversed(Config.model_fields.items()):
+        if name in ("version", "preset"):
+            continue
+        kind: Any = field.annotation
+        if name in FAMILIES:
+            kind = click.Choice(list(FAMILIES[name]))
+        elif get_origin(kind) is Literal:
+            kind = click.Choice(get_args(kind))
+        elif get_origin(kind) is tuple:
+            kind = _IntList()
+        elif isinstance(kind, UnionType):  # X | None
+            kind = get_args(kind)[0]
+        default = field.default
+        shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
+        shown = "none" if shown is None else shown
+        command = click.option(
+            f"--{name.replace('_', '-')}",
+            type=kind,
+            default=None,
+            help=f"{field.description}  [{shown}]",
+        )(command)
+    return command
+
+
+_run = click.argument("run", type=click.Path(path_type=Path))
+_device = click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps.  [auto]")
+_data = click.option("--data", default=None, help="Other data than the run's, of the same shape.")
+_seed = click.option("--seed", type=click.IntRange(0), default=0, help="Of the draws of z.  [0]")
+
+
+def _out(what: str) -> Callable[..., Any]:
+    return click.option("--out", type=click.Path(path_type=Path), default=None, help=what)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="flowvae")
+def cli() -> None:
+    """Variational autoencoders whose posterior is bent by normalizing flows.
+
+    flowvae train            trains the starting text's model on MNIST and leaves a run folder;
+    flowvae evaluate RUN     and the others work on such a folder.
+    """
+
+
+@cli.command()
+@click.option("--preset", type=click.Choice(list(PRESETS)), default=None, help="Values to start from.  [original]")  # fmt: skip
+@click.option("--config", "config_file", type=click.Path(path_type=Path), help="A YAML file of fields, such as a run's config.yaml; flags override it.")  # fmt: skip
+@_out("The run folder, new or empty.  [dated, under runs/]")
+@click.option("--quiet", is_flag=True, help="Show no progress.")
+@_config_options
+def train(
+    preset: str | None, config_file: Path | None, out: Path | None, quiet: bool, **flags: Any
+) -> None:
+    """Train, evaluate on the test data, draw pictures.
+
+    Defaults are those of the preset 'original'; see 'flowvae presets' for the others.
+    """
+    given = {name: value for name, value in flags.items() if value is not None}
+    if preset and config_file:
+        raise UserError("preset: cannot be given with --config, which says all; use one of them")
+    if config_file:
+        config = load_config(config_file, **given)
+    else:
+        config = resolve_config(preset=preset or "original", **given)
+    signal.signal(signal.SIGTERM, _interrupt)
+
+    from flowvae.api import train as run_training
+    from flowvae.runs import new_run_folder
+
+    folder = new_run_folder(out, config)
+    try:
+        run = run_training(config, out=folder, progress=not quiet)
+    except KeyboardInterrupt:
+        if (folder / "model.safetensors").exists():
+            click.echo(f"\nInterrupted. What was learned is saved in {folder}", err=True)
+        raise
+    evaluation = run.evaluation
+    if evaluation is not None:
+        click.echo(_table(evaluation))
+    click.echo(f"Run: {run.path}\nPictures: {run.figures}")
+
+
+@cli.command()
+@_run
+@click.option("--samples", type=click.IntRange(1), default=None, help="S, draws of z per datum.  [the run's evaluation_samples]")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--seed", type=click.IntRange(0), default=None, help="Of the draws.  [the run's]")
+@_data
+@_device
+def evaluate(run: Path, samples: int | None, as_json: bool, **options: Any) -> None:
+    """ELBO, its terms and the S-sample importance-weighted bound on the test data.
+
+    Each is a mean ± standard error in nats per datum. Also written to RUN/evaluation.json.
+    """
+    from flowvae.api import evaluate as run_evaluation
+
+    evaluation = run_evaluation(run, samples, progress=not as_json, **options)
+    click.echo(json.dumps(evaluation.to_dict(), indent=2) if as_json else _table(evaluation))
+
+
+@cli.command()
+@_run
+@click.option("--num", type=click.IntRange(1), default=64, help="How many.  [64]")
+@_out("A .png or .npz file.  [RUN/samples.png, or .npz where data is no image]")
+@_seed
+@_device
+def sample(run: Path, num: int, out: Path | None, **options: Any) -> None:
+    """Generate: decode z ~ p(z)."""
+    from flowvae.api import sample as run_sample
+
+    opened, out = _picture_or_arrays(run, out, "samples", options.pop("device"))
+    run_sample(opened, num, out=out, **options)
+    click.echo(f"Wrote {out}")
+
+
+@cli.command()
+@_run
+@click.option("--num", type=click.IntRange(1), default=16, help="How many.  [16]")
+@_out("A .png or .npz file.  [RUN/reconstructions.png, or .npz where data is no image]")
+@_data
+@_seed
+@_device
+def reconstruct(run: Path, num: int, out: Path | None, **options: Any) -> None:
+    """Encode, flow and decode the first test data."""
+    from flowvae.api import reconstruct as run_reconstruct
+
+    opened, out = _picture_or_arrays(run, out, "reconstructions", options.pop("device"))
+    run_reconstruct(opened, num, out=out, **options)
+    click.echo(f"Wrote {out}")
+
+
+@cli.command()
+@_run
+@click.option("--split", type=click.Choice(["test", "train"]), default="test", help="[test]")
+@_out("A .npz or .csv file.  [RUN/latents.npz]")
+@_data
+@_seed
+@_device
+def encode(run: Path, split: str, out: Path | None, **options: Any) -> None:
+    """Write z ~ q(z|x), its log-density and the labels."""
+    from flowvae.api import encode as run_encode
+
+    out = out or run / "latents.npz"
+    found = run_encode(run, split, out=out, **options)
+    click.echo(f"Wrote {out}: {', '.join(f'{k} {v.shape}' for k, v in found.items())}")
+
+
+@cli.command()
+@_run
+@_data
+@_device
+def figures(run: Path, **options: Any) -> None:
+    """Draw the pictures of a run again."""
+    from flowvae.api import draw_figures
+
+    for path in draw_figures(run, **options):
+        click.echo(f"Wrote {path}")
+
+
+@cli.command()
+@click.argument("name", type=click.Choice(list(PRESETS)), required=False)
+def presets(name: str | None) -> None:
+    """List the presets, or print one as YAML."""
+    if name:
+        click.echo(resolve_config(preset=name).to_yaml(), nl=False)
+        return
+    width = max(map(len, PRESETS))
+    for each, (text, _) in PRESETS.items():
+        click.echo(f"{each:<{width}}  {text}")
+
+
+def _picture_or_arrays(path: Path, out: Path | None, stem: str, device: str) -> tuple[Any, Path]:
+    from flowvae.figures.images import is_image
+    from flowvae.runs import open_run
+
+    run = open_run(path, device)
+    suffix = ".png" if is_image(run.model.data_shape) else ".npz"
+    return run, out or run.path / f"{stem}{suffix}"
+
+
+def _table(evaluation: Evaluation) -> str:
+    from flowvae.progress import elbo_name
+
+    pseudo = evaluation.pseudo_likelihood
+    S = evaluation.samples
+    names = {
+        "elbo": elbo_name(pseudo),
+        "log_likelihood": "  E log p(x|z)",
+        "kl": "  KL(q(z|x) ‖ p(z))",
+        "log_prior": "    E log p(z)",
+        "log_base": "    E log q₀(z₀|x)",
+        "ladj": "    E Σ log|det| of the flows",
+        "iw_bound": f"{S}-sample bound on log p(x)" + (" (pseudo)" if pseudo else ""),
+    }
+    lines = [
+        f"{evaluation.count:,} {evaluation.split} data of {evaluation.data}, binarization "
+        f"{evaluation.binarization}, {S} sample{'s' if S > 1 else ''} of z per datum; "
+        "nats per datum, mean ± standard error"
+    ]
+    for key, name in names.items():
+        value = evaluation[key]
+        lines.append(f"  {name:<36}{value.mean:>10.3f} ± {value.standard_error:.3f}")
+    if pseudo:
+        lines.append(
+            "Grey pixels: log p(x|z) is a pseudo-likelihood; never compare it with results on "
+            "binary pixels."
+        )
+    return "\n".join(lines)
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command. Exit codes: 0 done, 1 training failed, 2 bad input, 130 interrupted."""
+    try:
+        cli.main(args=arguments, prog_name="flowvae", standalone_mode=False)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except click.ClickException as error:
+        _fail(error.format_message(), 2)
+    except UserError as error:
+        _fail(str(error), 2)
+    except TrainingError as error:
+        _fail(str(error), 1)
+    except OSError as error:
+        _fail(f"{error.filename or 'file'}: {error.strerror or error}", 2)
+
+
+def _fail(message: str, code: int) -> None:
+    click.echo(f"flowvae: {' '.join(message.split())}", err=True)
+    sys.exit(code)

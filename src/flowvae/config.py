@@ -1,0 +1,161 @@
+"""One typed description of an experiment: every field is a flag, a YAML key and a default.
+
+Must not import torch: the command line reads this file to answer ``--help``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from flowvae.errors import UserError
+from flowvae.registry import LIKELIHOODS, NETWORKS, POSTERIORS, PRIORS, Registry
+
+__all__ = ["PRESETS", "Config", "load_config", "preset", "resolve_config"]
+
+PositiveInt = Annotated[int, Field(ge=1)]
+
+
+class Config(BaseModel):
+    """An experiment: model, data and training.
+
+    The defaults are the preset ``original``: the settings of the starting text.
+
+    Example:
+        >>> from flowvae import Config
+        >>> Config(num_flows=16, constraint="centred").latent_dim
+        2
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    version: Literal[1] = Field(1, description="Version of this description.")
+    preset: str = Field("original", description="The preset that the other values started from.")
+
+    # The model
+    latent_dim: PositiveInt = Field(2, description="D, the number of latent dimensions.")
+    num_flows: int = Field(3, ge=0, description="K, the number of flows; 0 is a plain Gaussian.")
+    constraint: Literal["paper", "centred"] = Field(
+        "paper", description="How a planar flow is kept invertible: m(a) of the paper, or centred."
+    )
+    hidden_dims: tuple[PositiveInt, ...] = Field(
+        (500,),
+        min_length=1,
+        description="Widths of the encoder's hidden layers; the decoder's in reverse.",
+    )
+    posterior: str = Field("planar", description="Family of q(z|x).")
+    prior: str = Field("standard_normal", description="Family of p(z).")
+    likelihood: str = Field("bernoulli", description="Family of p(x|z).")
+    network: str = Field("mlp", description="Family of the encoder and decoder bodies.")
+
+    # The data
+    data: str = Field(
+        "mnist", description="'mnist' (bundled), a folder of IDX files, or a .npy or .npz file."
+    )
+    binarization: Literal["none", "dynamic", "static", "threshold"] = Field(
+        "none",
+        description="none: grey pixels, a pseudo-likelihood; dynamic: a fresh draw at each use; "
+        "static: one fixed draw; threshold: x >= 1/2.",
+    )
+    test_fraction: float = Field(
+        0.1, gt=0, lt=1, description="Share held out, by seed, when the data names no test set."
+    )
+
+    # Training
+    epochs: PositiveInt = Field(100, description="Passes over the training data.")
+    batch_size: PositiveInt = Field(100, description="Data per step.")
+    learning_rate: float = Field(1e-3, gt=0, description="Of Adam.")
+    weight_decay: float = Field(1e-5, ge=0, description="Of Adam, an L2 penalty.")
+    max_grad_norm: float | None = Field(
+        None, gt=0, description="Clip the gradient to this norm; not clipped if not given."
+    )
+    seed: int = Field(0, ge=0, lt=2**63, description="Of weights, batches, noise and splits.")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps.")
+    evaluation_samples: PositiveInt = Field(
+        200, description="Samples of z per test datum in the evaluation after training."
+    )
+
+    @field_validator("posterior", "prior", "likelihood", "network")
+    @classmethod
+    def _registered(cls, name: str, info: Any) -> str:
+        registry = FAMILIES[info.field_name]
+        if name not in registry:
+            raise ValueError(f"expected one of {', '.join(registry)}, got {name!r}")
+        return name
+
+    @field_validator("device")
+    @classmethod
+    def _device(cls, name: str) -> str:
+        kind, _, index = name.partition(":")
+        if kind not in ("auto", "cpu", "cuda", "mps") or (":" in name and not index.isdigit()):
+            raise ValueError(f"expected auto, cpu, cuda, cuda:N or mps, got {name!r}")
+        return name
+
+    def to_yaml(self) -> str:
+        """This description as YAML that :func:`load_config` reads back."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+FAMILIES: dict[str, Registry] = {
+    "posterior": POSTERIORS,
+    "prior": PRIORS,
+    "likelihood": LIKELIHOODS,
+    "network": NETWORKS,
+}
+
+PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
+    "original": ("The starting text's settings: planar flows, K = 3, paper constraint.", {}),
+    "gaussian": ("The same with a plain Gaussian posterior, K = 0.", {"num_flows": 0}),
+    "planar": (
+        "The same with what trains best: K = 16, centred constraint, gradients clipped to 50.",
+        {"num_flows": 16, "constraint": "centred", "max_grad_norm": 50.0},
+    ),
+}
+
+
+def resolve_config(**overrides: Any) -> Config:
+    """A preset with some fields replaced, checked.
+
+    Raises:
+        UserError: a field is unknown or its value out of range; one line that names it.
+    """
+    name = overrides.get("preset", "original")
+    if name not in PRESETS:
+        raise UserError(f"preset: expected one of {', '.join(PRESETS)}, got {name!r}")
+    try:
+        return Config(**{"preset": name, **PRESETS[name][1], **overrides})
+    except ValidationError as error:
+        raise UserError(_one_line(error)) from None
+
+
+def preset(name: str) -> Config:
+    """A preset by name, such as ``original``, ``gaussian`` or ``planar``."""
+    return resolve_config(preset=name)
+
+
+def load_config(path: str | Path, **overrides: Any) -> Config:
+    """Read a YAML file of fields (those of a run, or some of them over a preset)."""
+    path = Path(path)
+    try:
+        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"config: cannot read {path}: {error.strerror or error}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"config: {path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(fields, dict) or not all(isinstance(key, str) for key in fields):
+        raise UserError(f"config: expected fields and values in {path}, got {fields!r:.60}")
+    return resolve_config(**{**fields, **overrides})
+
+
+def _one_line(error: ValidationError) -> str:
+    """The first complaint of pydantic as one line: field, what was wrong, what was given."""
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"{field}: no such field; expected one of {', '.join(Config.model_fields)}"
+    message = first["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    return f"{field}: {message}" + ("" if "got" in message else f", got {first['input']!r}")

@@ -1,0 +1,36 @@
+"""Which device to use."""
+
+from __future__ import annotations
+
+import torch
+
+from flowvae.errors import UserError
+
+__all__ = ["choose_device"]
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """``"auto"`` is CUDA, else MPS, else the CPU.
+
+    Raises:
+        UserError: the device is not there, or not the name of one.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"device: expected auto, cpu, cuda, cuda:N or mps, got {name!r}") from None
+    if device.type == "cuda":
+        found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= found:
+            raise UserError(
+                f"device: {name} asked for, but PyTorch {torch.__version__} finds "
+                f"{found or 'no'} CUDA device{'s' if found > 1 else ''}; "
+                "expected auto, cpu or a device that exists"
+            )
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError("device: mps asked for, but PyTorch finds no MPS device; use auto or cpu")
+    return device

@@ -1,0 +1,19 @@
+"""Pictures of a run. Every function gives a matplotlib ``Figure``; :func:`save_all` writes PNGs."""
+
+from flowvae.figures.curves import learning_curves
+from flowvae.figures.gallery import save_all
+from flowvae.figures.images import image_grid, image_pairs, latent_grid
+from flowvae.figures.latent import latent_scatter
+from flowvae.figures.posterior import posterior_panels
+from flowvae.figures.style import save_figure
+
+__all__ = [
+    "image_grid",
+    "image_pairs",
+    "latent_grid",
+    "latent_scatter",
+    "learning_curves",
+    "posterior_panels",
+    "save_all",
+    "save_figure",
+]

@@ -1,0 +1,99 @@
+"""Pictures made of the model's own images."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from flowvae.figures.style import new_figure
+from flowvae.vae import VAE
+
+__all__ = ["image_grid", "image_pairs", "is_image", "latent_grid"]
+
+
+def is_image(shape: tuple[int, ...]) -> bool:
+    """Whether data of this shape can be shown: (H, W), (H, W, C) or (C, H, W), C = 1 or 3."""
+    return len(shape) == 2 or (len(shape) == 3 and (shape[-1] in (1, 3) or shape[0] in (1, 3)))
+
+
+def image_grid(images: np.ndarray, title: str = "Decoder means at z ~ p(z)") -> Figure:
+    """Images (n, *shape) in a grid, row by row."""
+    images = _channels_last(images)
+    n = len(images)
+    columns = math.ceil(math.sqrt(n))
+    rows = math.ceil(n / columns)
+    padded = np.concatenate([images, np.ones((rows * columns - n, *images.shape[1:]))])
+    height, width = images.shape[1:3]
+    figure = new_figure(6, 6 * rows * height / (columns * width) + 0.4)
+    _show(figure.subplots(), _tile(padded, rows, columns))
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def image_pairs(pair: tuple[np.ndarray, np.ndarray], columns: int = 8) -> Figure:
+    """Originals, each over its reconstruction; both (n, *shape)."""
+    original, reconstruction = (_channels_last(images) for images in pair)
+    n = len(original)
+    columns = min(columns, n)
+    blocks = math.ceil(n / columns)
+    height, width = original.shape[1:3]
+    figure = new_figure(8, blocks * (16 * height / (columns * width) + 0.15) + 0.4)
+    for block, axes in enumerate(figure.subplots(blocks, 1, squeeze=False).flat):
+        part = slice(block * columns, (block + 1) * columns)
+        rows = np.concatenate([_pad(original[part], columns), _pad(reconstruction[part], columns)])
+        _show(axes, _tile(rows, 2, columns))
+    figure.suptitle("Test data (above) and reconstructions at z ~ q(z|x) (below)", fontsize=10)
+    return figure
+
+
+@torch.no_grad()
+def latent_grid(model: VAE, points: int = 20) -> Figure:
+    """Decoder means over a grid of z in quantiles of the prior N(0, I), D = 2."""
+    p = next(model.parameters())
+    quantiles = (torch.arange(points, dtype=torch.float64) + 0.5) / points
+    axis = torch.special.ndtri(quantiles).to(p)
+    # z_1 grows to the right, z_2 upwards.
+    z = torch.stack([axis.expand(points, points), axis.flip(0)[:, None].expand(points, points)], -1)
+    images = model.decode(z.reshape(-1, 2)).mean.reshape(-1, *model.data_shape).cpu().numpy()
+    images = _channels_last(images)
+    height, width = images.shape[1:3]
+    figure = new_figure(7.5, 7.5 * height / width + 0.3)
+    axes = figure.subplots()
+    _show(axes, _tile(images, points, points))
+    ticks = np.linspace(0, points - 1, 5).round().astype(int)
+    labels = [f"{axis[k]:.2f}" for k in ticks]
+    axes.set_axis_on()
+    axes.set_xticks((ticks + 0.5) * width - 0.5, labels)
+    axes.set_yticks((points - ticks - 0.5) * height - 0.5, labels)
+    axes.set(
+        title="Decoder means over z in prior quantiles",
+        xlabel="z₁ (at equal steps of prior probability)",
+        ylabel="z₂ (at equal steps of prior probability)",
+    )
+    return figure
+
+
+def _channels_last(images: np.ndarray) -> np.ndarray:
+    """(n, H, W) or (n, H, W, 3)."""
+    if images.ndim == 4 and images.shape[-1] not in (1, 3):
+        images = np.moveaxis(images, 1, -1)
+    return images[..., 0] if images.ndim == 4 and images.shape[-1] == 1 else images
+
+
+def _pad(images: np.ndarray, count: int) -> np.ndarray:
+    return np.concatenate([images, np.ones((count - len(images), *images.shape[1:]))])
+
+
+def _tile(images: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    height, width = images.shape[1:3]
+    grid = images.reshape(rows, columns, *images.shape[1:]).swapaxes(1, 2)
+    return grid.reshape(rows * height, columns * width, *images.shape[3:])
+
+
+def _show(axes: Axes, image: np.ndarray) -> None:
+    axes.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.set_axis_off()

@@ -1,0 +1,155 @@
+"""The signature picture: how the flows bend q₀ towards the true posterior (D = 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from flowvae.distributions import PlanarFlowDistribution
+from flowvae.evaluation import grid_log_joint, uniform_grid
+from flowvae.figures.images import _channels_last, is_image
+from flowvae.figures.style import DENSITY, new_figure
+from flowvae.vae import VAE
+
+__all__ = ["posterior_panels"]
+
+_MOST_LAYERS = 16
+_MESH, _REACH = (
+    161,
+    4.0,
+)  # vertices along an axis of q₀'s mesh, and its reach in standard deviations
+_COARSE, _PRIOR_REACH = 301, 6.0  # the first look for the true posterior's mass
+_FINE = 241
+_SAMPLES = 2000
+
+
+class _Truth(NamedTuple):
+    density: Tensor  # (points, points) over the window, z_1 first, relative to its peak
+    log_prob: float
+    low: Tensor
+    high: Tensor
+
+
+@torch.no_grad()
+def posterior_panels(model: VAE, x: Tensor, columns: int = 7) -> Figure:
+    """For each x: the datum, q₀, the density of every z_k, and the true posterior p(z|x).
+
+    The density of z_k is drawn exactly: a mesh over q₀ is pushed through the first k flows and
+    coloured by q₀(z₀) / |det|. The truth p(z|x) ∝ p(x|z) p(z) is computed on a grid, as is log p(x),
+    from which the last panel of q has its KL(q_K ‖ p(z|x)) = log p(x) - ELBO. Each panel's colour
+    runs from 0 to its own peak; one x keeps one window. More than 16 flows are shown at 16 of
+    them.
+
+    Args:
+        model: with D = 2 and a flow posterior (K = 0 shows q₀ alone).
+        x: a few data, (B, P).
+        columns: panels in a row.
+    """
+    q = model.posterior(x)
+    assert isinstance(q, PlanarFlowDistribution)
+    layers = _chosen_layers(q.num_flows)
+    panels = len(layers) + 2
+    columns = min(columns, panels)
+    rows = -(-panels // columns)
+    figure = new_figure(1.75 * columns, 1.95 * rows * len(x) + 0.4)
+    blocks = np.atleast_1d(np.asarray(figure.subfigures(len(x), 1)))
+    for block, datum in zip(blocks, x, strict=True):
+        axes = block.subplots(rows, columns, squeeze=False).flat
+        _one_datum(model, datum[None], layers, list(axes))
+    figure.suptitle("From q₀ through the flows to q_K, beside the true posterior", fontsize=11)
+    return figure
+
+
+def _one_datum(model: VAE, x: Tensor, layers: Sequence[int], axes: Sequence[Axes]) -> None:
+    q = model.posterior(x)
+    assert isinstance(q, PlanarFlowDistribution)
+    meshes = [_mesh_density(q.first(k)) for k in layers]
+    truth = _true_posterior(model, x, [meshes[0], meshes[-1]])
+    generator = torch.Generator(x.device).manual_seed(0)
+    gap = truth.log_prob - model.elbo(x, _SAMPLES, generator).item()
+
+    for panel in axes:
+        panel.set_axis_off()
+    if is_image(model.data_shape):
+        image = _channels_last(x.reshape(1, *model.data_shape).cpu().numpy())[0]
+        axes[0].imshow(image, cmap="gray", vmin=0, vmax=1)
+    axes[0].set_title("x", fontsize=9)
+    for panel, k, (z, density) in zip(axes[1:], layers, meshes, strict=False):
+        _window(panel, truth)
+        # A mesh that leaves the window is clipped by it.
+        panel.pcolormesh(
+            *z.cpu().numpy().transpose(2, 0, 1),
+            (density / density.max()).cpu().numpy(),
+            shading="gouraud",
+            cmap=DENSITY,
+            vmin=0,
+            vmax=1,
+        )
+        title = "q₀" if k == 0 else f"z after flow {k}"
+        if k == layers[-1]:
+            title = ("q₀" if k == 0 else f"q (K = {k})") + f": KL {max(gap, 0.0):.2f}"
+        panel.set_title(title, fontsize=9)
+    panel = axes[len(layers) + 1]
+    _window(panel, truth)
+    extent = [v.item() for pair in zip(truth.low, truth.high, strict=True) for v in pair]
+    panel.imshow(
+        truth.density.T.cpu().numpy(),
+        origin="lower",
+        extent=(extent[0], extent[1], extent[2], extent[3]),
+        cmap=DENSITY,
+        vmin=0,
+        vmax=1,
+        interpolation="bilinear",
+    )
+    panel.set_title("true p(z|x)", fontsize=9)
+
+
+def _chosen_layers(num_flows: int) -> list[int]:
+    if num_flows <= _MOST_LAYERS:
+        return list(range(num_flows + 1))
+    return [0, *np.linspace(1, num_flows, _MOST_LAYERS).round().astype(int).tolist()]
+
+
+def _mesh_density(q: PlanarFlowDistribution) -> tuple[Tensor, Tensor]:
+    """A mesh over q₀ pushed through q's flows, (n, n, 2), and q's density at its vertices, (n, n)."""
+    axis = torch.linspace(-_REACH, _REACH, _MESH).to(q.base.loc)
+    eps = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 1, 2)
+    z_0 = q.base.loc + q.base.variance.sqrt() * eps
+    z, ladj = q.flow(z_0)
+    density = (q.base.log_prob(z_0) - ladj).exp()
+    return z.reshape(_MESH, _MESH, 2), density.reshape(_MESH, _MESH)
+
+
+def _true_posterior(model: VAE, x: Tensor, meshes: Sequence[tuple[Tensor, Tensor]]) -> _Truth:
+    """p(z|x) on a window that holds its mass and q's; log p(x) by the midpoint rule there."""
+    reach = torch.full((2,), _PRIOR_REACH).to(meshes[0][0])
+    z, _ = uniform_grid(-reach, reach, _COARSE)
+    log_joint = grid_log_joint(model, x, z)[0]
+    near = z[log_joint > log_joint.max() - 8.0]
+    cell = 2 * _PRIOR_REACH / _COARSE
+    parts = [near - cell, near + cell]
+    parts += [points[density > 0.01 * density.max()] for points, density in meshes]
+    inside = torch.cat(parts)
+    low, high = inside.min(0).values, inside.max(0).values
+    centre, half = (low + high) / 2, 0.55 * (high - low).max()  # a square: no direction is squeezed
+    low, high = centre - half, centre + half
+    z, log_volume = uniform_grid(low, high, _FINE)
+    log_joint = grid_log_joint(model, x, z)[0]
+    density = (log_joint - log_joint.max()).exp().reshape(_FINE, _FINE)
+    return _Truth(density, log_joint.logsumexp(0).item() + log_volume, low, high)
+
+
+def _window(panel: Axes, truth: _Truth) -> None:
+    panel.set_axis_on()
+    low, high = truth.low.tolist(), truth.high.tolist()
+    panel.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
+    panel.set_facecolor(colormaps[DENSITY](0.0))
+    panel.tick_params(labelsize=6, length=2)
+    panel.locator_params(nbins=3)

@@ -1,0 +1,139 @@
+"""What a person sees while it runs: a live line on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+
+from rich import progress
+from rich.console import Console
+
+from flowvae.config import Config
+from flowvae.data import Dataset
+from flowvae.training import RunningMeans
+
+__all__ = ["Progress", "elbo_name"]
+
+_REFRESH_SECONDS = 0.25
+
+
+def elbo_name(pseudo_likelihood: bool) -> str:
+    """``ELBO``, or ``pseudo-ELBO`` on grey pixels, so that nobody takes one for the other."""
+    return "pseudo-ELBO" if pseudo_likelihood else "ELBO"
+
+
+class Progress:
+    """Progress of a training run, on standard error.
+
+    Args:
+        config, dataset, folder: the run, for the heading and the totals.
+        enabled: show anything at all.
+    """
+
+    def __init__(
+        self, config: Config, dataset: Dataset, folder: Path, enabled: bool = True
+    ) -> None:
+        self._console = Console(stderr=True, quiet=not enabled, highlight=False)
+        self._live = enabled and (self._console.is_terminal or self._console.is_jupyter)
+        self._epochs = config.epochs
+        self._steps = -(-len(dataset.train) // config.batch_size)
+        self._elbo = elbo_name(dataset.pseudo_likelihood)
+        grey = "; grey pixels: every figure is a pseudo-likelihood"
+        self._heading = (
+            f"Training {config.preset} (K = {config.num_flows}, D = {config.latent_dim}) on "
+            f"{dataset.name}: {len(dataset.train):,} train, {len(dataset.test):,} test"
+            f"{grey if dataset.pseudo_likelihood else f'; binarization {dataset.binarization}'}"
+        )
+        self._folder = folder
+        self._bar = progress.Progress(
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(bar_width=10),
+            progress.TextColumn("{task.fields[terms]}"),
+            console=self._console,
+            auto_refresh=False,
+            transient=True,
+        )
+        self._task = self._bar.add_task(
+            f"epoch 1/{self._epochs}", total=self._epochs * self._steps, terms="…"
+        )
+        self._done = 0
+        self._test = ""
+
+    def __enter__(self) -> Progress:
+        self._console.print(self._heading, soft_wrap=True)
+        self._console.print(f"Run folder: {self._folder}", soft_wrap=True)
+        self._start = self._shown = time.perf_counter()
+        if self._live:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._live:
+            self._bar.stop()
+
+    def step(self, epoch: int, means: RunningMeans) -> None:
+        """After each step; a few times a second the live line is drawn anew."""
+        self._done += 1
+        now = time.perf_counter()
+        if not self._live or now - self._shown < _REFRESH_SECONDS:
+            return
+        self._shown = now
+        found = means.read()
+        self._bar.update(
+            self._task,
+            completed=self._done,
+            description=f"epoch {epoch}/{self._epochs}",
+            terms=f"{self._elbo} {_terms(found)}{self._test} · {self._pace()}",
+        )
+        self._bar.refresh()
+
+    def epoch(self, row: dict[str, float]) -> None:
+        """After each epoch."""
+        self._test = f" · test {row['test_elbo']:.2f}"
+        if not self._live:
+            train = {name.removeprefix("train_"): value for name, value in row.items()}
+            self._console.print(
+                f"epoch {row['epoch']:>3.0f}/{self._epochs}  {self._elbo}: train {_terms(train)}"
+                f"{self._test} · {self._pace()}",
+                soft_wrap=True,
+            )
+
+    def _pace(self) -> str:
+        per_second = self._done / max(time.perf_counter() - self._start, 1e-9)
+        left = (self._epochs * self._steps - self._done) / per_second
+        return f"{per_second:.0f} steps/s · {_clock(left)} left"
+
+    @staticmethod
+    @contextmanager
+    def bar(what: str, total: int, enabled: bool = True) -> Iterator[Callable[[int], None]]:
+        """A plain bar for other long work; gives the function to call with the amount done."""
+        console = Console(stderr=True, quiet=not enabled)
+        if not (enabled and (console.is_terminal or console.is_jupyter)):
+            if enabled:
+                console.print(f"{what} …")
+            yield lambda count: None
+            return
+        with progress.Progress(console=console, transient=True) as shown:
+            task = shown.add_task(what, total=total)
+            yield lambda count: shown.advance(task, count)
+
+
+def _terms(found: dict[str, float]) -> str:
+    return (
+        f"{found['elbo']:.2f} = log p(x|z) {found['log_likelihood']:.2f} - KL {found['kl']:.2f}"
+        f" (Σ ladj {found['ladj']:.2f})"
+    )
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds + 0.5), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
