@@ -56,7 +56,7 @@ def train(
         TrainingError: the ELBO became NaN or infinite; the last good model is kept.
         KeyboardInterrupt: after what was learned was saved.
 
-    Example:
+    Examples:
         >>> import flowvae, numpy as np
         >>> from flowvae.data import Dataset
         >>> pixels = np.random.rand(200, 6, 5)
@@ -120,13 +120,13 @@ def _fit(run: Run, dataset: Dataset, show: Progress, durations: dict[str, float]
                 if not all(map(math.isfinite, train_means.values())):
                     raise TrainingError(
                         f"training: the ELBO became {train_means['elbo']} in epoch {epoch}; "
-                        f"{'the model of the epoch before is kept' if rows else 'nothing was kept'} "
-                        f"in {run.path}. Try a lower learning_rate, or constraint=centred"
+                        f"{run.path} keeps {'the epoch before' if rows else 'no model'}. "
+                        "Try a lower learning_rate, constraint=centred or max_grad_norm=50"
                     )
                 test_means = evaluate_model(run.model, test, 1, seed=run.config.seed).terms
                 rows.append(
                     {
-                        "epoch": epoch,
+                        "epoch": float(epoch),
                         **{f"train_{name}": value for name, value in train_means.items()},
                         **{f"test_{k}": v.mean for k, v in test_means.items() if k != "iw_bound"},
                         "steps_per_second": len(trainer.batches) / seconds,
@@ -234,8 +234,11 @@ def reconstruct(
     Args:
         run: a run, or its folder.
         n: how many.
-        out: also write them, as a picture (``.png``) or arrays ``x``, ``reconstruction`` (``.npz``).
-        data, device, seed: as in :func:`evaluate`.
+        out: also write them, as a picture (``.png``), or as arrays ``x`` and ``reconstruction``
+            (``.npz``).
+        data: other data of the same shape.
+        device: where to compute, for a run given by its folder.
+        seed: of the draws.
 
     Returns:
         The originals and their reconstructions, each (n, *data_shape), float32.
@@ -270,7 +273,9 @@ def encode(
         run: a run, or its folder.
         split: ``"test"`` or ``"train"``.
         out: also write them, as ``.npz`` (z, log_q, label) or ``.csv`` (z_1 … z_D, log_q, label).
-        data, device, seed: as in :func:`evaluate`.
+        data: other data of the same shape.
+        device: where to compute, for a run given by its folder.
+        seed: of the draws.
 
     Returns:
         ``z`` (N, D), ``log_q`` (N,) in nats and, where the data has labels, ``label`` (N,).
@@ -299,7 +304,8 @@ def draw_figures(run: RunLike, *, data: str | None = None, device: str = "auto")
 
     Args:
         run: a run, or its folder.
-        data, device: as in :func:`evaluate`.
+        data: other data of the same shape.
+        device: where to compute, for a run given by its folder.
 
     Returns:
         The files written, under ``figures/`` of the run.

@@ -83,8 +83,15 @@ def cli() -> None:
 
 
 @cli.command()
-@click.option("--preset", type=click.Choice(list(PRESETS)), default=None, help="Values to start from.  [original]")  # fmt: skip
-@click.option("--config", "config_file", type=click.Path(path_type=Path), help="A YAML file of fields, such as a run's config.yaml; flags override it.")  # fmt: skip
+@click.option(
+    "--preset", type=click.Choice(list(PRESETS)), help="Values to start from.  [original]"
+)
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    help="A YAML file of fields, such as a run's config.yaml; flags override it.",
+)
 @_out("The run folder, new or empty.  [dated, under runs/]")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 @_config_options
@@ -122,7 +129,11 @@ def train(
 
 @cli.command()
 @_run
-@click.option("--samples", type=click.IntRange(1), default=None, help="S, draws of z per datum.  [the run's evaluation_samples]")  # fmt: skip
+@click.option(
+    "--samples",
+    type=click.IntRange(1),
+    help="S, draws of z per datum.  [the run's evaluation_samples]",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--seed", type=click.IntRange(0), default=None, help="Of the draws.  [the run's]")
 @_data

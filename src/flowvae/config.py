@@ -24,7 +24,7 @@ class Config(BaseModel):
 
     The defaults are the preset ``original``: the settings of the starting text.
 
-    Example:
+    Examples:
         >>> from flowvae import Config
         >>> Config(num_flows=16, constraint="centred").latent_dim
         2
@@ -95,7 +95,7 @@ class Config(BaseModel):
         return name
 
     def to_yaml(self) -> str:
-        """This description as YAML that :func:`load_config` reads back."""
+        """Write it as YAML that :func:`load_config` reads back."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 

@@ -31,7 +31,7 @@ class LatentDistribution(Distribution):
     """
 
     has_rsample = True
-    support = constraints.real_vector
+    support = constraints.real_vector  # pyright: ignore
 
     def rsample_terms(
         self, sample_shape: tuple[int, ...] = (), generator: torch.Generator | None = None
@@ -63,7 +63,7 @@ class DiagonalGaussian(LatentDistribution):
         loc: μ, (..., D).
         log_var: log σ², (..., D).
 
-    Example:
+    Examples:
         >>> import torch
         >>> q = DiagonalGaussian(torch.zeros(4, 2), torch.zeros(4, 2))
         >>> z, log_q = q.rsample_and_log_prob((3,))
@@ -71,7 +71,10 @@ class DiagonalGaussian(LatentDistribution):
         (torch.Size([3, 4, 2]), True)
     """
 
-    arg_constraints = {"loc": constraints.real_vector, "log_var": constraints.real_vector}
+    arg_constraints = {  # pyright: ignore
+        "loc": constraints.real_vector,
+        "log_var": constraints.real_vector,
+    }
 
     def __init__(self, loc: Float[Tensor, "*batch D"], log_var: Float[Tensor, "*batch D"]) -> None:
         self.loc, self.log_var = loc, log_var
@@ -110,9 +113,12 @@ class PlanarFlowDistribution(LatentDistribution):
 
     Args:
         base: q₀, batch (...), event (D,).
-        w, u: (..., K, D); b: (..., K); constraint: see :func:`flowvae.flows.planar_flow`.
+        w: directions, (..., K, D).
+        u: unconstrained shifts, (..., K, D).
+        b: offsets, (..., K).
+        constraint: ``"paper"`` or ``"centred"``, see :func:`flowvae.flows.planar_flow`.
 
-    Example:
+    Examples:
         >>> import torch
         >>> base = DiagonalGaussian(torch.zeros(4, 2), torch.zeros(4, 2))
         >>> w, u, b = torch.randn(4, 3, 2), torch.randn(4, 3, 2), torch.randn(4, 3)
@@ -122,7 +128,7 @@ class PlanarFlowDistribution(LatentDistribution):
         (torch.Size([10, 4, 2]), torch.Size([10, 4]), 1)
     """
 
-    arg_constraints = {}
+    arg_constraints = {}  # pyright: ignore
 
     def __init__(
         self,
@@ -132,7 +138,8 @@ class PlanarFlowDistribution(LatentDistribution):
         b: Float[Tensor, "*batch K"],
         constraint: Constraint,
     ) -> None:
-        self.base, self.w, self.u, self.b, self.constraint = base, w, u, b, constraint
+        self.base, self.w, self.u, self.b = base, w, u, b
+        self.constraint: Constraint = constraint
         super().__init__(base.batch_shape, base.event_shape, validate_args=False)
 
     @property

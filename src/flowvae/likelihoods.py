@@ -20,7 +20,7 @@ class Bernoulli(nn.Module):
     pixels x in (0, 1) the same formula is no density of anything: a *pseudo-likelihood*, to be
     called so and never to be compared with results on binary pixels.
 
-    Example:
+    Examples:
         >>> import torch
         >>> p = Bernoulli()(torch.zeros(3, 784))
         >>> p.log_prob(torch.ones(3, 784))[0].item() / 784   # log ½ per pixel

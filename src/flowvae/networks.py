@@ -18,7 +18,7 @@ __all__ = ["MLP"]
 class MLP(nn.Module):
     """h = relu(W x + c), once per entry of ``hidden_dims``.
 
-    Example:
+    Examples:
         >>> import torch
         >>> MLP(784, [500])(torch.zeros(3, 784)).shape
         torch.Size([3, 500])

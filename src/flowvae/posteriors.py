@@ -30,7 +30,7 @@ class PlanarPosterior(nn.Module):
 
     Source: "Variational Inference with Normalizing Flows", arXiv 1505.05770.
 
-    Example:
+    Examples:
         >>> import torch
         >>> head = PlanarPosterior(in_features=8, latent_dim=2, num_flows=3)
         >>> z, log_q = head(torch.randn(5, 8)).rsample_and_log_prob((7,))
@@ -48,7 +48,8 @@ class PlanarPosterior(nn.Module):
             raise ValueError(f"num_flows: expected at least 0, got {num_flows}")
         if constraint not in CONSTRAINTS:
             raise ValueError(f"constraint: expected one of {CONSTRAINTS}, got {constraint!r}")
-        self.latent_dim, self.num_flows, self.constraint = latent_dim, num_flows, constraint
+        self.latent_dim, self.num_flows = latent_dim, num_flows
+        self.constraint: Constraint = constraint
         D, K = latent_dim, num_flows
         self._sizes = [D, D, K * D, K * D, K]
         # One product for all five heads; nn.Linear initialises by its input width alone, so this

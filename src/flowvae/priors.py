@@ -18,7 +18,7 @@ __all__ = ["StandardNormal"]
 class StandardNormal(nn.Module):
     """p(z) = N(0, I) on R^D; log p(z) = -D/2 log 2π - ½ ‖z‖².
 
-    Example:
+    Examples:
         >>> import torch
         >>> StandardNormal(latent_dim=2)().log_prob(torch.zeros(1, 2))
         tensor([-1.8379])

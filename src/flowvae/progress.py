@@ -119,7 +119,7 @@ class Progress:
         if not (enabled and (console.is_terminal or console.is_jupyter)):
             if enabled:
                 console.print(f"{what} …")
-            yield lambda count: None
+            yield lambda _: None
             return
         with progress.Progress(console=console, transient=True) as shown:
             task = shown.add_task(what, total=total)

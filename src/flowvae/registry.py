@@ -16,7 +16,7 @@ __all__ = ["LIKELIHOODS", "NETWORKS", "POSTERIORS", "PRIORS", "Registry"]
 class Registry(Mapping[str, Any]):
     """Names of one kind of part, each with a class or the ``"module:Class"`` to import it from.
 
-    Example:
+    Examples:
         >>> from flowvae.registry import POSTERIORS
         >>> list(POSTERIORS)
         ['planar']

@@ -76,7 +76,7 @@ class VAE(nn.Module):
     All densities are in nats per datum. Data lives in the likelihood's support, as (B, P) or
     (B, *data_shape).
 
-    Example:
+    Examples:
         >>> import torch, flowvae
         >>> model = flowvae.build_vae(flowvae.preset("original"), data_shape=(28, 28))
         >>> x = torch.rand(8, 784)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -21,7 +22,7 @@ class Batches:
         generator: on the same device; order and dynamic binarization come from it alone.
         dynamic: give a fresh Bernoulli(x) draw of each image instead of its grey values.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from flowvae.data import Split
         >>> split = Split(torch.rand(10, 4))
@@ -36,7 +37,7 @@ class Batches:
         self.generator, self.dynamic = generator, dynamic
 
     def __len__(self) -> int:
-        return -(-len(self.split) // self.batch_size)
+        return math.ceil(len(self.split) / self.batch_size)
 
     def __iter__(self) -> Iterator[Tensor]:
         order = torch.randperm(

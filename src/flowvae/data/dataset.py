@@ -49,7 +49,8 @@ class Dataset:
 
     Args:
         name: what ``--data`` names, recorded with the run.
-        train, test: the two splits.
+        train: what is learned from.
+        test: what is held out.
         data_shape: shape of one datum, such as (28, 28).
         binarization: the policy that was applied, see :func:`binarize`.
     """
@@ -74,7 +75,7 @@ class Dataset:
         Raises:
             UserError: wrong shape or type, NaN, or values outside [0, 1].
 
-        Example:
+        Examples:
             >>> import numpy as np
             >>> Dataset.from_arrays(np.zeros((6, 8, 5)), np.zeros((2, 8, 5))).data_shape
             (8, 5)

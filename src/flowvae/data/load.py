@@ -40,12 +40,13 @@ def load_dataset(
             a ``.npz`` with ``x_train`` and ``x_test`` (and labels ``y_train``, ``y_test``), or
             with ``x`` (and ``y``) alone; a ``.npy`` of shape (N, ...).
         binarization: see :func:`binarize`.
-        test_fraction, seed: how data without a test set is split.
+        test_fraction: share held out where the data names no test set.
+        seed: of that split.
 
     Raises:
         UserError: the data is missing, corrupt or outside [0, 1].
 
-    Example:
+    Examples:
         >>> len(load_dataset("mnist").train), load_dataset("mnist").data_shape
         (60000, (28, 28))
     """
@@ -87,7 +88,8 @@ def _idx_folder(folder: Path) -> Dataset:
     test = find("*t10k-images*", "*test-images*")
     if train is None or test is None:
         raise UserError(
-            f"data: expected IDX files *train-images* and *t10k-images* or *test-images* in {folder}"
+            "data: expected IDX files *train-images* and *t10k-images* or *test-images* "
+            f"in {folder}"
         )
     train_labels = find("*train-labels*")
     test_labels = find("*t10k-labels*", "*test-labels*")

@@ -13,6 +13,11 @@ from torch import Tensor
 from flowvae.data import Split
 from flowvae.vae import VAE
 
+
+def _ignore(count: int) -> None:
+    del count
+
+
 __all__ = ["Estimate", "Evaluation", "encode_split", "evaluate_model", "per_datum"]
 
 
@@ -45,7 +50,8 @@ class Evaluation:
         samples: S, draws of z per datum.
         count: N, the number of data.
         seed: of the draws.
-        data, binarization: what was evaluated on.
+        data: name of what was evaluated on.
+        binarization: its policy.
         pseudo_likelihood: grey pixels under a Bernoulli likelihood: not to be compared with
             results on binary pixels.
     """
@@ -94,7 +100,7 @@ def per_datum(
     samples: int,
     generator: torch.Generator,
     batch_size: int = 500,
-    advance: Callable[[int], None] = lambda count: None,
+    advance: Callable[[int], None] = _ignore,
 ) -> dict[str, Tensor]:
     """Every term of :class:`Evaluation` for every datum: name -> (N,), float64 on the CPU.
 
@@ -127,7 +133,7 @@ def evaluate_model(
     data: str = "arrays",
     binarization: str = "none",
     pseudo_likelihood: bool | None = None,
-    advance: Callable[[int], None] = lambda count: None,
+    advance: Callable[[int], None] = _ignore,
 ) -> Evaluation:
     """Estimate the ELBO, its terms and the importance-weighted bound on a data split.
 
@@ -138,11 +144,12 @@ def evaluate_model(
         split: the data.
         samples: S ≥ 1 draws of z per datum.
         seed: of those draws.
-        data, binarization, pseudo_likelihood: recorded in the result; the last is found from
-            the data if not given.
+        data: its name, recorded in the result.
+        binarization: its policy, likewise.
+        pseudo_likelihood: whether it has grey pixels; found from the data if not given.
         advance: called with the number of data done since the last call.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from flowvae import build_vae, preset
         >>> from flowvae.data import Split

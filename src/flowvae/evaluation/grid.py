@@ -44,11 +44,12 @@ def grid_log_prob(
 ) -> Float[Tensor, " B"]:
     """Log p(x) = log ∫ p(x, z) dz over the box [low, high] by the midpoint rule, in nats.
 
-    Spectrally accurate for a smooth integrand that vanishes at the box's faces, once the cells
-    are smaller than its narrowest width; the caller chooses box and points so. A box that cuts mass
-    off gives a lower value. Cost grows like points^D: meant for D ≤ 2.
+    For an integrand that vanishes at the box's faces the error falls faster than any power of the
+    cell's width if it is smooth, and like its square where the decoder has kinks (relu), once
+    cells are smaller than its narrowest width; the caller chooses box and points so. A box that
+    cuts mass off gives a lower value. Cost grows like points^D: meant for D ≤ 2.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from flowvae import build_vae, preset
         >>> model = build_vae(preset("original"), data_shape=(6, 5))

@@ -39,22 +39,20 @@ class _Truth(NamedTuple):
 
 @torch.no_grad()
 def posterior_panels(model: VAE, x: Tensor, columns: int = 7) -> Figure:
-    """For each x: the datum, q₀, the density of every z_k, and the true posterior p(z|x).
+    """Draw for each x: the datum, q₀, the density of every z_k, and the true posterior p(z|x).
 
     The density of z_k is drawn exactly: a mesh over q₀ is pushed through the first k flows and
-    coloured by q₀(z₀) / |det|. The truth p(z|x) ∝ p(x|z) p(z) is computed on a grid, as is log p(x),
-    from which the last panel of q has its KL(q_K ‖ p(z|x)) = log p(x) - ELBO. Each panel's colour
-    runs from 0 to its own peak; one x keeps one window. More than 16 flows are shown at 16 of
-    them.
+    coloured by q₀(z₀) / |det|. The truth p(z|x) ∝ p(x|z) p(z) is computed on a grid, as is
+    log p(x), from which the last panel of q has its KL(q_K ‖ p(z|x)) = log p(x) - ELBO in nats.
+    Each panel's colour runs from 0 to its own peak; one x keeps one window. More than 16 flows are
+    shown at 16 of them.
 
     Args:
         model: with D = 2 and a flow posterior (K = 0 shows q₀ alone).
         x: a few data, (B, P).
         columns: panels in a row.
     """
-    q = model.posterior(x)
-    assert isinstance(q, PlanarFlowDistribution)
-    layers = _chosen_layers(q.num_flows)
+    layers = _chosen_layers(_flow_posterior(model, x).num_flows)
     panels = len(layers) + 2
     columns = min(columns, panels)
     rows = -(-panels // columns)
@@ -63,13 +61,12 @@ def posterior_panels(model: VAE, x: Tensor, columns: int = 7) -> Figure:
     for block, datum in zip(blocks, x, strict=True):
         axes = block.subplots(rows, columns, squeeze=False).flat
         _one_datum(model, datum[None], layers, list(axes))
-    figure.suptitle("From q₀ through the flows to q_K, beside the true posterior", fontsize=11)
+    figure.suptitle("From $q_0$ through the flows to $q_K$, beside the true posterior")
     return figure
 
 
 def _one_datum(model: VAE, x: Tensor, layers: Sequence[int], axes: Sequence[Axes]) -> None:
-    q = model.posterior(x)
-    assert isinstance(q, PlanarFlowDistribution)
+    q = _flow_posterior(model, x)
     meshes = [_mesh_density(q.first(k)) for k in layers]
     truth = _true_posterior(model, x, [meshes[0], meshes[-1]])
     generator = torch.Generator(x.device).manual_seed(0)
@@ -92,9 +89,9 @@ def _one_datum(model: VAE, x: Tensor, layers: Sequence[int], axes: Sequence[Axes
             vmin=0,
             vmax=1,
         )
-        title = "q₀" if k == 0 else f"z after flow {k}"
+        title = f"$z_{{{k}}}$" if k else "$q_0$"
         if k == layers[-1]:
-            title = ("q₀" if k == 0 else f"q (K = {k})") + f": KL {max(gap, 0.0):.2f}"
+            title = f"$q_{{{k}}}$: KL {max(gap, 0.0):.2f} nats"
         panel.set_title(title, fontsize=9)
     panel = axes[len(layers) + 1]
     _window(panel, truth)
@@ -111,6 +108,16 @@ def _one_datum(model: VAE, x: Tensor, layers: Sequence[int], axes: Sequence[Axes
     panel.set_title("true p(z|x)", fontsize=9)
 
 
+def _flow_posterior(model: VAE, x: Tensor) -> PlanarFlowDistribution:
+    q = model.posterior(x)
+    if not isinstance(q, PlanarFlowDistribution) or model.latent_dim != 2:
+        raise ValueError(
+            f"model: expected a planar flow posterior with D = 2, got {type(q).__name__} with "
+            f"D = {model.latent_dim}"
+        )
+    return q
+
+
 def _chosen_layers(num_flows: int) -> list[int]:
     if num_flows <= _MOST_LAYERS:
         return list(range(num_flows + 1))
@@ -118,7 +125,7 @@ def _chosen_layers(num_flows: int) -> list[int]:
 
 
 def _mesh_density(q: PlanarFlowDistribution) -> tuple[Tensor, Tensor]:
-    """A mesh over q₀ pushed through q's flows, (n, n, 2), and q's density at its vertices, (n, n)."""
+    """A mesh over q₀ pushed through q's flows, (n, n, 2), and q's density there, (n, n)."""
     axis = torch.linspace(-_REACH, _REACH, _MESH).to(q.base.loc)
     eps = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 1, 2)
     z_0 = q.base.loc + q.base.variance.sqrt() * eps

@@ -21,7 +21,7 @@ _MUTED = [
     "#DDCC77", "#CC6677", "#882255", "#AA4499", "#000000",
 ]  # fmt: skip
 
-_RC = {
+_RC: Any = {
     "font.size": 10.0,
     "axes.titlesize": 10.0,
     "axes.spines.top": False,

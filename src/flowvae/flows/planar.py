@@ -16,9 +16,9 @@ import math
 from typing import Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 __all__ = ["CONSTRAINTS", "Constraint", "planar_flow"]
 
@@ -64,7 +64,7 @@ def planar_flow(
 
     Source: "Variational Inference with Normalizing Flows", arXiv 1505.05770.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from flowvae.flows import planar_flow
         >>> z, w, u = torch.zeros(5, 2), torch.ones(3, 2), torch.zeros(3, 2)
@@ -100,7 +100,7 @@ def _planar_flow(
 def constrain(
     w: Tensor, u: Tensor, constraint: Constraint
 ) -> tuple[Float[Tensor, "*p K D"], Float[Tensor, "*p K"], Float[Tensor, "*p K"]]:
-    """û with w·û = m(w·u), then m itself and log(1 + m), which stays finite where 1 + m underflows."""
+    """û with w·û = m(w·u), then m itself and log(1 + m), finite even where 1 + m underflows."""
     wu = (w * u).sum(-1)
     d = wu - _SHIFT[constraint]
     # expm1 form: exact near m = 0, where softplus - 1 cancels. softplus form: no overflow.
@@ -125,8 +125,8 @@ def constrain(
 
 
 def _softplus(x: Tensor) -> Tensor:
-    # F.softplus turns linear beyond 20, an error of 2e-9 that float64 would see.
-    return -F.logsigmoid(-x)
+    # torch's softplus turns linear beyond 20, an error of 2e-9 that float64 would see.
+    return -logsigmoid(-x)
 
 
 def _log_abs_det(a: Tensor, m: Tensor, log_s: Tensor) -> Tensor:
@@ -144,7 +144,10 @@ def _log_abs_det(a: Tensor, m: Tensor, log_s: Tensor) -> Tensor:
     at_zero = near | (t.abs() < torch.finfo(a.dtype).tiny)
     log_t2 = torch.where(at_zero, -1e30, 2 * torch.log(torch.where(at_zero, 1.0, t).abs()))
     log_h = torch.log(torch.where(near, 1.0, sech2))
-    near_minus_one = torch.logaddexp(log_t2, log_h + log_s)
+    log_hs = log_h + log_s
+    high, low = torch.maximum(log_t2, log_hs), torch.minimum(log_t2, log_hs)
+    # torch.logaddexp, whose second derivative is NaN where the terms are far apart
+    near_minus_one = high - logsigmoid(high - low)
     return torch.where(near, near_zero, near_minus_one)
 
 
@@ -173,6 +176,6 @@ def _check(z: Tensor, w: Tensor, u: Tensor, b: Tensor, constraint: str) -> None:
         torch.broadcast_shapes(z.shape[:-1], w.shape[:-2], u.shape[:-2], b.shape[:-1])
     except RuntimeError:
         raise ValueError(
-            "z, w, u, b: batch shapes do not broadcast, got "
-            f"{tuple(z.shape[:-1])}, {tuple(w.shape[:-2])}, {tuple(u.shape[:-2])}, {tuple(b.shape[:-1])}"
+            f"z, w, u, b: batch shapes do not broadcast, got {tuple(z.shape[:-1])}, "
+            f"{tuple(w.shape[:-2])}, {tuple(u.shape[:-2])}, {tuple(b.shape[:-1])}"
         ) from None

@@ -20,7 +20,7 @@ class Trainer:
     Order of the data, dynamic binarization and the posterior's noise all come from one generator
     seeded by the run's seed, so training leaves torch's global random state alone.
 
-    Example:
+    Examples:
         >>> import numpy as np, torch
         >>> from flowvae import Config, build_vae
         >>> from flowvae.data import Dataset

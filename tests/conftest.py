@@ -1,0 +1,87 @@
+"""Shapes in signatures are checked while the tests run; one small trained run serves many tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import jaxtyping
+
+# Before anything of flowvae is imported: the rooms through which tensors walk.
+_ROOMS = (
+    *("flows", "distributions", "posteriors", "priors"),
+    *("likelihoods", "networks", "vae", "evaluation"),
+)
+jaxtyping.install_import_hook([f"flowvae.{room}" for room in _ROOMS], "beartype.beartype")
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from hypothesis import HealthCheck, settings  # noqa: E402
+
+import flowvae  # noqa: E402
+from flowvae.data import Dataset  # noqa: E402
+
+settings.register_profile(
+    "flowvae",
+    deadline=None,
+    max_examples=50,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("flowvae")
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Shape checks off: the function's own errors are what is tested."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def blobs(count: int, shape: tuple[int, ...], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Two kinds of soft images, and which kind each is."""
+    rng = np.random.default_rng(seed)
+    kinds = rng.integers(0, 2, count)
+    ramp = np.linspace(0, 1, int(np.prod(shape)))
+    images = np.where(kinds[:, None] == 0, ramp, 1 - ramp) * rng.uniform(0.6, 1.0, (count, 1))
+    return images.reshape(count, *shape).astype(np.float32), kinds
+
+
+@pytest.fixture(scope="session")
+def small_data() -> Dataset:
+    """200 + 60 images of 6 x 5 pixels in two classes."""
+    images, kinds = blobs(260, (6, 5))
+    return Dataset.from_arrays(images[:200], images[200:], kinds[:200], kinds[200:])
+
+
+@pytest.fixture(scope="session")
+def data_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same kind of images as a file for ``--data``."""
+    images, kinds = blobs(260, (6, 5))
+    file = tmp_path_factory.mktemp("data") / "blobs.npz"
+    arrays = {"x_train": images[:200], "x_test": images[200:]}
+    np.savez(file, y_train=kinds[:200], y_test=kinds[200:], **arrays)
+    return file
+
+
+@pytest.fixture(scope="session")
+def run(data_file: Path, tmp_path_factory: pytest.TempPathFactory) -> flowvae.Run:
+    """A small finished run, D = 2, K = 3, for reading only."""
+    return flowvae.train(
+        "original",
+        data=str(data_file),
+        out=tmp_path_factory.mktemp("runs") / "small",
+        hidden_dims=(16,),
+        epochs=3,
+        batch_size=32,
+        evaluation_samples=8,
+        progress=False,
+    )
+
+
+@pytest.fixture(autouse=True)
+def _doctest_paths(doctest_namespace: dict[str, object], tmp_path: Path) -> None:
+    doctest_namespace["tmp_path"] = tmp_path

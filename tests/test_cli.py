@@ -1,0 +1,248 @@
+"""The commands as a user meets them: what they write, and how they fail."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import flowvae
+from flowvae.cli import main
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
+SMALL = ["--hidden-dims", "16", "--batch-size", "32", "--evaluation-samples", "4"]
+
+
+def call(*arguments: object) -> int:
+    """Run a command in this process; its exit code."""
+    try:
+        main([str(argument) for argument in arguments])
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+def start(*arguments: object, **options) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "flowvae", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+        **options,
+    )
+
+
+def test_train_leaves_a_folder_that_explains_itself(data_file, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert call("train", "--data", data_file, "--epochs", 2, "--seed", 3, *SMALL) == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name.endswith("_original_seed3")
+    shown = capsys.readouterr()
+    assert "pseudo-likelihood" in shown.out
+    assert "pseudo-ELBO" in shown.out
+    assert "epoch   1/2" in shown.err
+    assert "left" in shown.err
+    pictures = {path.name for path in (folder / "figures").iterdir()}
+    assert pictures == {
+        *("learning_curves.png", "latent_space.png", "reconstructions.png"),
+        *("samples.png", "latent_grid.png", "posterior.png"),
+    }
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert (config["epochs"], config["seed"], config["num_flows"]) == (2, 3, 3)
+    with (folder / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert float(rows[1]["test_elbo"]) < 0
+    evaluation = json.loads((folder / "evaluation.json").read_text())
+    assert evaluation["pseudo_likelihood"] is True
+    assert evaluation["terms"]["elbo"]["standard_error"] > 0
+    about = json.loads((folder / "environment.json").read_text())
+    assert about["status"] == "finished"
+    assert about["versions"]["torch"] == torch.__version__
+    assert set(about["durations"]) == {"training", "evaluation", "figures"}
+    assert list((folder / "tensorboard").glob("events*"))
+    assert not [path for path in folder.rglob("*") if path.name.startswith(".")]
+
+
+def test_a_runs_config_given_back_is_the_same_run(run, tmp_path):
+    """Also: two runs with one seed are bit-identical."""
+    out = tmp_path / "again"
+    assert call("train", "--config", run.path / "config.yaml", "--out", out, "--quiet") == 0
+    again = flowvae.load(out)
+    for name, value in flowvae.load(run.path).state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name
+    for name in ("config.yaml", "evaluation.json"):
+        assert (out / name).read_text() == (run.path / name).read_text()
+
+
+def test_evaluate(run, capsys):
+    assert call("evaluate", run.path, "--samples", 20, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["samples"] == 20
+    terms = {name: value["mean"] for name, value in found["terms"].items()}
+    assert terms["elbo"] == pytest.approx(terms["log_likelihood"] - terms["kl"], abs=1e-6)
+    assert terms["kl"] == pytest.approx(
+        terms["log_base"] - terms["ladj"] - terms["log_prior"], abs=1e-6
+    )
+    assert terms["iw_bound"] > terms["elbo"]
+    assert call("evaluate", run.path, "--samples", 20) == 0
+    assert f"{terms['elbo']:.3f} ±" in capsys.readouterr().out
+
+
+def test_sample_and_reconstruct(run, tmp_path, capsys):
+    for command, count in (("sample", 9), ("reconstruct", 5)):
+        picture, arrays = tmp_path / f"{command}.png", tmp_path / f"{command}.npz"
+        assert call(command, run.path, "--num", count, "--out", picture) == 0
+        assert picture.read_bytes().startswith(b"\x89PNG")
+        assert call(command, run.path, "--num", count, "--out", arrays) == 0
+        assert np.load(arrays)["x"].shape == (count, 6, 5)
+    assert call("sample", run.path) == 0
+    assert (run.path / "samples.png").exists()
+    assert "samples.png" in capsys.readouterr().out
+
+
+def test_encode(run, tmp_path):
+    assert call("encode", run.path, "--out", tmp_path / "z.npz", "--seed", 4) == 0
+    assert call("encode", run.path, "--out", tmp_path / "z.csv", "--seed", 4) == 0
+    arrays = np.load(tmp_path / "z.npz")
+    assert arrays["z"].shape == (60, 2)
+    with (tmp_path / "z.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["z_1", "z_2", "log_q", "label"]
+    assert float(rows[7]["z_2"]) == pytest.approx(arrays["z"][7, 1], rel=1e-6)
+    assert [int(row["label"]) for row in rows] == arrays["label"].tolist()
+    assert call("encode", run.path, "--split", "train", "--out", tmp_path / "t.npz") == 0
+    assert np.load(tmp_path / "t.npz")["log_q"].shape == (200,)
+
+
+def test_presets_are_configurations(capsys, tmp_path):
+    assert call("presets") == 0
+    assert "planar" in capsys.readouterr().out
+    assert call("presets", "planar") == 0
+    (tmp_path / "p.yaml").write_text(capsys.readouterr().out)
+    assert flowvae.load_config(tmp_path / "p.yaml") == flowvae.preset("planar")
+
+
+def test_every_field_is_a_flag(capsys):
+    assert call("train", "--help") == 0
+    text = capsys.readouterr().out
+    for field in set(flowvae.Config.model_fields) - {"version"}:
+        assert f"--{field.replace('_', '-')}" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--preset", "best"], "--preset"),
+        (["train", "--nonsense", "1"], "--nonsense"),
+        (["fit"], "fit"),
+        (["train", "--num-flows", "-1"], "num_flows: .*got -1"),
+        (["train", "--latent-dim", "0"], "latent_dim: .*got 0"),
+        (["train", "--latent-dim", "two"], "--latent-dim"),
+        (["train", "--hidden-dims", "5,x"], "expected whole numbers .*'5,x'"),
+        (["train", "--data", "absent.npz"], "data: .*absent.npz"),
+        (["train", "--data", "nan.npy"], "nan.npy: .*NaN"),
+        (["train", "--data", "corrupt"], "corrupt"),
+        (["train", "--device", "tpu"], "device: .*'tpu'"),
+        (["train", "--device", "cuda:99"], "device: cuda:99 .*CUDA"),
+        (["train", "--config", "absent.yaml"], "config: cannot read absent.yaml"),
+        (["train", "--config", "a.yaml", "--preset", "planar"], "preset: cannot be given"),
+        (["train", "--out", "full"], "out: expected a new or empty folder, got full"),
+        (["train", "--out", "nan.npy"], "out: expected a new or empty folder"),
+        (["evaluate", "absent"], "run: expected a run folder .* got absent"),
+        (["evaluate", "full"], "run: expected a run folder"),
+        (["evaluate", "broken"], "run: .*model.safetensors is no model .* or corrupt"),
+        (["evaluate", "absent", "--samples", "0"], "--samples"),
+        (["sample", "RUN", "--out", "a.jpg"], r"out: expected a file ending in \.png or \.npz"),
+        (["sample", "RUN", "--num", "0"], "--num"),
+        (["encode", "RUN", "--out", "a.txt"], r"out: expected a file ending in \.npz or \.csv"),
+        (["encode", "RUN", "--split", "all"], "--split"),
+        (["evaluate", "RUN", "--data", "other.npy"], r"data: .*shape \(6, 5\).*has \(3,\)"),
+        (["presets", "best"], "best"),
+    ],
+)
+def test_bad_input_is_one_line_and_code_2(arguments, message, run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    np.save("nan.npy", np.full((9, 4), np.nan))
+    np.save("other.npy", np.zeros((9, 3)))
+    for folder, file in (("corrupt", "train-images-idx3-ubyte.gz"), ("full", "anything")):
+        Path(folder).mkdir()
+        Path(folder, file).write_bytes(b"\x1f\x8bno")
+    Path("corrupt", "t10k-images-idx3-ubyte").write_bytes(b"no")
+    Path("broken").mkdir()
+    whole = (run.path / "model.safetensors").read_bytes()
+    Path("broken", "model.safetensors").write_bytes(whole[:500])
+    before = sorted(tmp_path.rglob("*"))
+    assert call(*[run.path if each == "RUN" else each for each in arguments]) == 2
+    shown = capsys.readouterr()
+    assert re.search(message, shown.err), shown.err
+    assert shown.err.startswith("flowvae: ")
+    assert shown.err.strip().count("\n") == 0
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def _wait_for(file: Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while not file.exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_run_that_is_stopped_leaves_readable_files(how, data_file, tmp_path):
+    folder = tmp_path / "run"
+    process = start("train", "--data", data_file, "--epochs", 10**6, "--out", folder, *SMALL)
+    _wait_for(folder / "metrics.csv", process)
+    process.send_signal(how)
+    _, errors = process.communicate(timeout=120)
+    model = flowvae.load(folder)
+    assert model.sample(2).isfinite().all()
+    opened = flowvae.open_run(folder)
+    assert len(opened.metrics) >= 1
+    status = json.loads((folder / "environment.json").read_text())["status"]
+    if how == signal.SIGKILL:
+        assert status == "training"
+    else:
+        assert process.returncode == 130
+        assert status == "interrupted"
+        assert "Traceback" not in errors
+        assert f"saved in {folder}" in errors
+        assert not list(folder.rglob(".*"))
+    assert call("evaluate", folder, "--samples", 2) == 0
+    assert call("figures", folder) == 0
+
+
+def test_help_is_quick_and_needs_no_torch():
+    code = "import sys; from flowvae.cli import main\n"
+    code += "try: main(['--help'])\nexcept SystemExit: pass\n"
+    code += "assert not {'torch', 'numpy', 'matplotlib'} & set(sys.modules), 'slow imports'"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_import_is_lazy_and_complete():
+    code = "import sys, flowvae; assert 'torch' not in sys.modules; import flowvae as f\n"
+    code += "assert all(getattr(f, name) is not None for name in f.__all__)\n"
+    code += "assert f.flows.planar_flow and set(f.__all__) <= set(dir(f))"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = flowvae.nonsense
+
+
+def test_python_m_flowvae_and_version():
+    process = start("--version")
+    out, _ = process.communicate(timeout=60)
+    assert out.strip() == f"flowvae, version {flowvae.__version__}"

@@ -1,0 +1,213 @@
+"""Data: the bundled MNIST, files good and bad, binarization, batches."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as st_numpy
+
+from flowvae import UserError
+from flowvae.data import Batches, Dataset, Split, binarize, load_dataset
+from flowvae.data import load as load_module
+from flowvae.data.load import read_idx
+
+
+def idx_bytes(array: np.ndarray) -> bytes:
+    kind = {"|u1": 8, ">i4": 0x0C, ">f4": 0x0D}[array.dtype.newbyteorder(">").str]
+    header = struct.pack(f">BBBB{array.ndim}i", 0, 0, kind, array.ndim, *array.shape)
+    return header + array.astype(array.dtype.newbyteorder(">")).tobytes()
+
+
+@pytest.fixture(scope="module")
+def mnist() -> Dataset:
+    return load_dataset("mnist")
+
+
+def test_bundled_mnist(mnist):
+    assert mnist.train.images.shape == (60_000, 784)
+    assert mnist.test.images.shape == (10_000, 784)
+    assert mnist.data_shape == (28, 28)
+    assert mnist.train.images.dtype == torch.uint8
+    # Published facts of the data set.
+    assert mnist.train.values().double().mean().item() == pytest.approx(0.1307, abs=1e-4)
+    assert mnist.train.labels is not None
+    assert mnist.train.labels.bincount().tolist() == [
+        *(5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949)
+    ]
+    assert mnist.pseudo_likelihood
+
+
+def test_a_corrupt_bundle_is_noticed(monkeypatch):
+    wrong = dict.fromkeys(load_module._MNIST, "0" * 64)
+    monkeypatch.setattr(load_module, "_MNIST", wrong)
+    with pytest.raises(UserError, match=r"bundled MNIST.*expected SHA-256 0000.*got ba89"):
+        load_dataset("mnist")
+
+
+@given(
+    array=st_numpy.arrays(
+        st.sampled_from([np.uint8, np.dtype(">i4")]),
+        st_numpy.array_shapes(max_dims=4, max_side=5),
+    )
+)
+def test_idx_round_trip(array, tmp_path):
+    plain, packed = tmp_path / "plain", tmp_path / "packed.gz"
+    plain.write_bytes(idx_bytes(array))
+    packed.write_bytes(gzip.compress(idx_bytes(array)))
+    for file in (plain, packed):
+        assert np.array_equal(read_idx(file), array)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "expected an IDX file"),
+        (b"\x89PNG....", "expected an IDX file"),
+        (b"\0\0\x08\x03\0\0", "header cut short"),
+        (idx_bytes(np.zeros((3, 4), np.uint8))[:-1], r"24 bytes for shape \(3, 4\), got 23"),
+        (gzip.compress(idx_bytes(np.zeros((3, 4), np.uint8)))[:-9], "corrupt gzip"),
+    ],
+)  # fmt: skip
+def test_corrupt_idx(content, message, tmp_path):
+    (tmp_path / "file").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        read_idx(tmp_path / "file")
+
+
+def test_idx_folder(tmp_path):
+    images = np.arange(7 * 4 * 3, dtype=np.uint8).reshape(7, 4, 3)
+    labels = np.arange(7, dtype=np.uint8)
+    for split in ("train", "t10k"):
+        (tmp_path / f"{split}-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx_bytes(images)))
+        (tmp_path / f"{split}-labels-idx1-ubyte").write_bytes(idx_bytes(labels))
+    found = load_dataset(str(tmp_path))
+    assert found.data_shape == (4, 3)
+    assert torch.equal(found.train.images, torch.from_numpy(images.reshape(7, 12)))
+    assert found.test.labels is not None
+    assert found.test.labels.tolist() == list(range(7))
+    assert found.name == str(tmp_path.resolve())
+    (tmp_path / "t10k-images-idx3-ubyte.gz").unlink()
+    with pytest.raises(UserError, match="expected IDX files"):
+        load_dataset(str(tmp_path))
+
+
+def test_numpy_files(tmp_path):
+    x = np.random.default_rng(0).random((50, 3, 4))
+    np.save(tmp_path / "x.npy", x)
+    np.savez(tmp_path / "x.npz", x=x, y=np.arange(50))
+    alone = load_dataset(str(tmp_path / "x.npy"), test_fraction=0.2, seed=3)
+    assert len(alone.train) == 40
+    assert len(alone.test) == 10
+    labelled = load_dataset(str(tmp_path / "x.npz"), test_fraction=0.2, seed=3)
+    assert torch.equal(labelled.test.images, alone.test.images)
+    assert labelled.test.labels is not None
+    expected = torch.from_numpy(x.reshape(50, 12).astype(np.float32))[labelled.test.labels]
+    assert torch.equal(labelled.test.images, expected)
+    other = load_dataset(str(tmp_path / "x.npy"), test_fraction=0.2, seed=4)
+    assert not torch.equal(other.test.images, alone.test.images)
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.full((9, 4), np.nan), "finite numbers, got NaN"),
+        (np.full((9, 4), 7.0), r"numbers in \[0, 1\], or uint8, got float64 from 7 to 7"),
+        (np.full((9, 4), -0.1), r"from -0\.1 to -0\.1"),
+        (np.full((9, 4), "a"), "expected numbers, got dtype <U1"),
+        (np.zeros(9), r"expected an array \(N, \.\.\.\)"),
+        (np.zeros((0, 4)), r"N at least 2, got \(0, 4\)"),
+        (np.zeros((9, 0)), "not empty"),
+    ],
+)
+def test_bad_arrays(array, message, tmp_path):
+    np.save(tmp_path / "x.npy", array)
+    with pytest.raises(UserError, match=message):
+        load_dataset(str(tmp_path / "x.npy"))
+
+
+def test_bad_files(tmp_path):
+    (tmp_path / "a.npy").write_bytes(b"nothing")
+    np.savez(tmp_path / "b.npz", z=np.zeros((3, 2)))
+    (tmp_path / "c.txt").write_text("1,2")
+    np.savez(tmp_path / "d.npz", x=np.zeros((5, 2)), y=np.zeros(4, int))
+    for name, message in [
+        ("a.npy", "no readable NumPy file"),
+        ("b.npz", "expected arrays x_train and x_test, or x, in .*got z"),
+        ("c.txt", "expected a folder of IDX files"),
+        ("d.npz", r"expected 5 labels y in .*\(4,\)"),
+        ("absent.npy", "expected 'mnist' or a path that exists"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            load_dataset(str(tmp_path / name))
+
+
+def test_an_npy_of_objects_runs_no_code(tmp_path):
+    np.save(tmp_path / "x.npy", np.array([Path("a")], dtype=object), allow_pickle=True)
+    with pytest.raises(UserError, match="no readable NumPy file"):
+        load_dataset(str(tmp_path / "x.npy"))
+
+
+@pytest.mark.parametrize("policy", ["static", "threshold"])
+def test_fixed_binarization(mnist, policy):
+    small = Dataset("part", Split(mnist.train.images[:2000]), Split(mnist.test.images), (28, 28))
+    once, again = binarize(small, policy), binarize(small, policy)
+    assert torch.equal(once.train.images, again.train.images)
+    assert not once.pseudo_likelihood
+    assert set(once.train.values().unique().tolist()) == {0.0, 1.0}
+    grey = small.train.values()
+    if policy == "threshold":
+        assert torch.equal(once.train.values(), (grey >= 0.5).float())
+    else:
+        # A Bernoulli(x) draw: right on average, certain where x is 0 or 1.
+        z = (once.train.values() - grey).sum() / (grey * (1 - grey)).sum().sqrt()
+        assert abs(z) < 5
+        assert (once.train.values() == grey)[(grey == 0) | (grey == 1)].all()
+
+
+def test_dynamic_binarization(mnist):
+    small = Dataset(
+        "part", Split(mnist.train.images[:300]), Split(mnist.test.images[:300]), (28, 28)
+    )
+    dynamic = binarize(small, "dynamic")
+    assert torch.equal(dynamic.train.images, small.train.images)
+    assert dynamic.test.is_binary()
+    assert not dynamic.pseudo_likelihood
+    assert torch.equal(dynamic.test.images, binarize(small, "static").test.images)
+    generator = torch.Generator().manual_seed(0)
+    batches = Batches(dynamic.train, 300, generator, dynamic=True)
+    (first,), (second,) = list(batches), list(batches)
+    assert set(first.unique().tolist()) == {0.0, 1.0}
+    assert not torch.equal(first.sum(0), second.sum(0))
+
+
+@given(count=st.integers(1, 40), batch_size=st.integers(1, 50), seed=st.integers(0, 99))
+def test_an_epoch_is_every_image_once(count, batch_size, seed):
+    split = Split(torch.arange(count, dtype=torch.float32)[:, None] / 100)
+    batches = Batches(split, batch_size, torch.Generator().manual_seed(seed))
+    seen = list(batches)
+    assert len(seen) == len(batches)
+    assert all(len(x) == batch_size for x in seen[:-1])
+    assert torch.cat(seen).sort(0).values.equal(split.images)
+    again = list(Batches(split, batch_size, torch.Generator().manual_seed(seed)))
+    assert torch.equal(torch.cat(again), torch.cat(seen))
+
+
+def test_binary_data_is_no_pseudo_likelihood():
+    binary = np.random.default_rng(0).integers(0, 2, (20, 5))
+    assert not Dataset.from_arrays(binary, binary).pseudo_likelihood
+    assert not Dataset.from_arrays(binary.astype(np.uint8) * 255, binary).pseudo_likelihood
+    assert Dataset.from_arrays(binary * 0.5, binary).pseudo_likelihood
+
+
+def test_splits_must_fit_together():
+    with pytest.raises(UserError, match="one shape"):
+        Dataset.from_arrays(np.zeros((5, 3)), np.zeros((5, 4)))
+    with pytest.raises(UserError, match="train labels: expected 5 integers"):
+        Dataset.from_arrays(np.zeros((5, 3)), np.zeros((5, 3)), np.zeros(4, int))

@@ -1,0 +1,131 @@
+"""Densities against torch.distributions, histograms and quadrature."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.distributions import Independent, Normal
+
+from flowvae.distributions import DiagonalGaussian, PlanarFlowDistribution
+from flowvae.figures.posterior import _mesh_density
+from flowvae.flows import CONSTRAINTS
+from flowvae.posteriors import PlanarPosterior
+from flowvae.priors import StandardNormal
+
+
+def planar(constraint="paper", scale=1.5, K=4, D=2, batch=(), seed=0) -> PlanarFlowDistribution:
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return scale * torch.randn(*batch, *shape, generator=generator, dtype=torch.float64)
+
+    base = DiagonalGaussian(normal(D), normal(D) - 1)
+    return PlanarFlowDistribution(base, normal(K, D), normal(K, D), normal(K), constraint)
+
+
+@pytest.mark.parametrize("D", [1, 2, 7])
+def test_gaussian_agrees_with_torch(D):
+    torch.manual_seed(0)
+    loc, log_var = torch.randn(5, D).double(), 3 * torch.randn(5, D).double()
+    ours = DiagonalGaussian(loc, log_var)
+    theirs = Independent(Normal(loc, (0.5 * log_var).exp()), 1)
+    z, log_q = ours.rsample_and_log_prob((11,))
+    assert z.shape == (11, 5, D)
+    torch.testing.assert_close(log_q, theirs.log_prob(z))
+    torch.testing.assert_close(ours.log_prob(z), theirs.log_prob(z))
+    torch.testing.assert_close(ours.entropy(), theirs.entropy())
+    torch.testing.assert_close(ours.mean, theirs.mean)
+    torch.testing.assert_close(ours.variance, theirs.variance)
+
+
+def test_gaussian_log_density_survives_tiny_variance():
+    q = DiagonalGaussian(torch.full((1, 2), 100.0), torch.full((1, 2), -90.0))
+    _, log_q = q.rsample_and_log_prob((1000,))
+    assert log_q.isfinite().all()
+    assert log_q.mean().item() == pytest.approx(-q.entropy().item(), abs=0.2)
+
+
+def test_standard_normal_prior():
+    z = torch.randn(6, 3)
+    expected = Independent(Normal(torch.zeros(3), 1.0), 1).log_prob(z)
+    torch.testing.assert_close(StandardNormal(3)().log_prob(z), expected)
+
+
+@pytest.mark.parametrize("constraint", CONSTRAINTS)
+@pytest.mark.parametrize("seed", range(3))
+def test_density_is_a_histogram_of_the_samples(constraint, seed):
+    """E[1/q · 1(z in A)] is the area of A, for every bin A that q covers."""
+    q = planar(constraint, seed=seed, scale=1.0)
+    generator = torch.Generator().manual_seed(seed)
+    z, log_q = q.rsample_and_log_prob((400_000,), generator)
+    low, high = z.quantile(0.2, dim=0), z.quantile(0.8, dim=0)
+    bins = 4
+    index = ((z - low) / (high - low) * bins).floor().long()
+    inside = ((index >= 0) & (index < bins)).all(-1)
+    flat = index[inside, 0] * bins + index[inside, 1]
+    weights = (-log_q[inside]).exp()
+    total = torch.zeros(bins**2).double().index_add(0, flat, weights)
+    squares = torch.zeros(bins**2).double().index_add(0, flat, weights**2)
+    mean = total / len(z)
+    error = (squares / len(z) - mean**2).sqrt() / len(z) ** 0.5
+    area = ((high - low) / bins).prod()
+    # Bins that q fills well enough for the central limit theorem to speak.
+    counts = torch.bincount(flat, minlength=bins**2)
+    heaviest = torch.zeros(bins**2).double().scatter_reduce(0, flat, weights, "amax")
+    trusted = (counts > 2000) & (heaviest < 20 * total / counts)
+    assert trusted.sum() >= 4
+    assert ((mean - area).abs() < 5 * error)[trusted].all()
+
+
+@pytest.mark.parametrize("constraint", CONSTRAINTS)
+@pytest.mark.parametrize("seed", range(4))
+def test_density_integrates_to_one(constraint, seed):
+    """Over the image of a mesh of ±4 sigma: Σ density · area of the bent cells."""
+    q = planar(constraint, seed=seed, scale=0.7, batch=(1,))
+    z, density = _mesh_density(q)
+    diagonal_1, diagonal_2 = z[1:, 1:] - z[:-1, :-1], z[1:, :-1] - z[:-1, 1:]
+    cross = diagonal_1[..., 0] * diagonal_2[..., 1] - diagonal_1[..., 1] * diagonal_2[..., 0]
+    mean = (density[1:, 1:] + density[:-1, :-1] + density[1:, :-1] + density[:-1, 1:]) / 4
+    assert (mean * cross.abs() / 2).sum().item() == pytest.approx(1.0, abs=3e-3)
+
+
+def test_first_flows_only():
+    q = planar(batch=(3,))
+    z_0 = q.base.rsample((5,))
+    z, total = z_0, torch.zeros(5, 3).double()
+    for k in range(q.num_flows):
+        z_k, ladj_k = q.first(k + 1).flow(z_0)
+        layer = PlanarFlowDistribution(
+            q.base, q.w[..., k : k + 1, :], q.u[..., k : k + 1, :], q.b[..., k : k + 1], "paper"
+        )
+        z, ladj = layer.flow(z)
+        total = total + ladj
+        torch.testing.assert_close(z_k, z)
+        torch.testing.assert_close(ladj_k, total)
+
+
+def test_no_flows_is_the_gaussian():
+    head = PlanarPosterior(in_features=6, latent_dim=3, num_flows=0)
+    q = head(torch.randn(4, 6))
+    z, log_q = q.rsample_and_log_prob((10,))
+    torch.testing.assert_close(log_q, q.base.log_prob(z))
+
+
+def test_generator_makes_draws_repeatable_and_leaves_global_state_alone():
+    q = planar(batch=(3,))
+    before = torch.get_rng_state()
+    first = q.rsample((4,), torch.Generator().manual_seed(5))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(q.rsample((4,), torch.Generator().manual_seed(5)), first)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"latent_dim": 0}, "latent_dim: expected at least 1, got 0"),
+        ({"num_flows": -1}, "num_flows: expected at least 0, got -1"),
+    ],
+)
+def test_bad_sizes(change, message):
+    with pytest.raises(ValueError, match=message):
+        PlanarPosterior(**{"in_features": 4, "latent_dim": 2, "num_flows": 3, **change})
