@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: train test test-fast lint docs docs-serve results clean help
+.PHONY: train test test-fast lint docs docs-serve results bench clean help
 
 help:
 	@echo "make train      train the starting text's model on MNIST, evaluate it, draw its pictures"
@@ -12,6 +12,7 @@ help:
 	@echo "make test-fast  the suite without its slow tests"
 	@echo "make lint       style and types"
 	@echo "make docs       build the documentation, strictly, into site/"
+	@echo "make bench      the operators' speed beside their peers', with table and plot under docs/"
 	@echo "make results    train all presets at several seeds and write the tables (hours)"
 	@echo "make train ARGS='--preset planar --epochs 20'   any flag of 'flowvae train'"
 
@@ -19,7 +20,7 @@ help:
 $(VENV)/.train: pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'flowvae needs Python 3.11 or later, got ' + sys.version.split()[0])"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[fast]'
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.train
@@ -49,6 +50,11 @@ docs-serve: $(VENV)/.dev
 
 results: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.presets $(ARGS)
+
+# Peers are optional: what is not installed is left out of the table.
+bench: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python -m benchmarks.planar $(ARGS)
 
 clean:
 	rm -rf $(VENV) site dist build .pytest_cache .ruff_cache .hypothesis

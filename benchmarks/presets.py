@@ -4,7 +4,8 @@
 
 Every run is `flowvae train` in a process of its own, with one thread, under ``runs/presets``; a
 finished run is not repeated. Then the table in ``docs/results.md`` and ``README.md`` is written
-anew from the runs' own ``evaluation.json``; its figures are kept in ``docs/results/presets.json``.
+anew from the runs' own ``evaluation.json``; its figures are kept in ``docs/results/presets.json``,
+and the documents' pictures of MNIST are drawn from the runs of the first seed.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import json
 import math
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -20,17 +22,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import flowvae
 from benchmarks.report import machine, replace_between
 
 ROOT = Path(__file__).parents[1]
-VARIANTS: dict[str, list[str]] = {
-    "original": ["--preset", "original"],
-    "gaussian": ["--preset", "gaussian"],
-    "planar": ["--preset", "planar"],
-    "planar, gradients not clipped": [
-        *("--preset", "original", "--num-flows", "16", "--constraint", "centred")
-    ],
-}
+PRESETS = ("original", "gaussian", "planar")
+# Pictures the documents show, and the preset they are of (its first seed).
+PICTURES = {"posterior": "original", "latent_grid": "planar", "latent_space": "planar"}
 COLUMNS = {"elbo": "test pseudo-ELBO", "iw_bound": "200-sample bound", "kl": "KL(q ‖ p(z))"}
 
 
@@ -43,7 +41,7 @@ def main() -> None:
     options = parser.parse_args()
     extra = [] if options.epochs is None else ["--epochs", str(options.epochs)]
 
-    jobs = [(name, seed) for seed in range(options.seeds) for name in VARIANTS]
+    jobs = [(name, seed) for seed in range(options.seeds) for name in PRESETS]
     with ThreadPoolExecutor(options.jobs) as pool:
         folders = list(pool.map(lambda job: _train(job[0], job[1], options.runs, extra), jobs))
     found = [_read(name, seed, folder) for (name, seed), folder in zip(jobs, folders, strict=True)]
@@ -53,15 +51,19 @@ def main() -> None:
     table = _table(found)
     for file in (ROOT / "README.md", ROOT / "docs" / "results.md"):
         replace_between(file, "presets", table)
+    for picture, preset in PICTURES.items():
+        drawn = flowvae.draw_figures(options.runs / f"{preset}-seed0", device="cpu")
+        chosen = next(path for path in drawn if path.stem == picture)
+        shutil.copy(chosen, ROOT / "docs" / "images" / chosen.name)
     print(table)
 
 
 def _train(name: str, seed: int, runs: Path, extra: list[str]) -> Path:
-    folder = runs / f"{name.replace(', ', '-').replace(' ', '-')}-seed{seed}"
+    folder = runs / f"{name}-seed{seed}"
     environment = folder / "environment.json"
     if environment.exists() and json.loads(environment.read_text())["status"] == "finished":
         return folder
-    command = [sys.executable, "-m", "flowvae", "train", *VARIANTS[name], "--quiet", *extra]
+    command = [sys.executable, "-m", "flowvae", "train", "--preset", name, "--quiet", *extra]
     command += ["--seed", str(seed), "--device", "cpu", "--out", str(folder)]
     print("started ", folder, flush=True)
     subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
@@ -73,13 +75,15 @@ def _read(name: str, seed: int, folder: Path) -> dict[str, Any]:
     evaluation = json.loads((folder / "evaluation.json").read_text())
     environment = json.loads((folder / "environment.json").read_text())
     return {
-        "variant": name,
+        "preset": name,
         "seed": seed,
         "epochs": len((folder / "metrics.csv").read_text().splitlines()) - 1,
         "samples": evaluation["samples"],
         "date": environment["started"][:10],
         "terms": evaluation["terms"],
         "versions": environment["versions"],
+        "git_commit": environment["git_commit"],
+        "training_seconds": environment["durations"]["training"],
         "machine": machine(),
     }
 
@@ -88,11 +92,11 @@ def _table(found: list[dict[str, Any]]) -> str:
     first = found[0]
     seeds = sorted({row["seed"] for row in found})
     lines = [
-        f"| run | {' | '.join(COLUMNS.values())} | by seed (test pseudo-ELBO) |",
+        f"| preset | {' | '.join(COLUMNS.values())} | by seed (test pseudo-ELBO) |",
         "|---" * (len(COLUMNS) + 2) + "|",
     ]
-    for name in VARIANTS:
-        rows = [row for row in found if row["variant"] == name]
+    for name in PRESETS:
+        rows = [row for row in found if row["preset"] == name]
         cells = [_mean_and_error([row["terms"][key]["mean"] for row in rows]) for key in COLUMNS]
         by_seed = ", ".join(f"{row['terms']['elbo']['mean']:.2f}" for row in rows)
         lines.append(f"| {name} | {' | '.join(cells)} | {by_seed} |")

@@ -9,7 +9,7 @@ import jaxtyping
 
 # Before anything of flowvae is imported: the rooms through which tensors walk.
 _ROOMS = (
-    *("flows", "distributions", "posteriors", "priors"),
+    *("flows.planar", "flows.reference", "distributions", "posteriors", "priors"),
     *("likelihoods", "networks", "vae", "evaluation"),
 )
 jaxtyping.install_import_hook([f"flowvae.{room}" for room in _ROOMS], "beartype.beartype")

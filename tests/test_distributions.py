@@ -89,6 +89,17 @@ def test_density_integrates_to_one(constraint, seed):
     assert (mean * cross.abs() / 2).sum().item() == pytest.approx(1.0, abs=3e-3)
 
 
+@pytest.mark.parametrize("constraint", CONSTRAINTS)
+@pytest.mark.parametrize("seed", range(4))
+def test_log_prob_integrates_to_one_and_agrees_with_the_draws(constraint, seed):
+    q = planar(constraint, seed=seed, scale=0.7)
+    z, log_q = q.rsample_and_log_prob((500,), torch.Generator().manual_seed(0))
+    torch.testing.assert_close(q.log_prob(z), log_q, rtol=1e-7, atol=1e-7)
+    axis = torch.linspace(-15, 15, 2001, dtype=torch.float64)
+    density = q.log_prob(torch.cartesian_prod(axis, axis)).exp()
+    assert (density.sum() * (axis[1] - axis[0]) ** 2).item() == pytest.approx(1.0, abs=1e-4)
+
+
 def test_first_flows_only():
     q = planar(batch=(3,))
     z_0 = q.base.rsample((5,))

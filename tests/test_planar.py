@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from flowvae.flows import CONSTRAINTS, planar_flow
-from flowvae.flows.planar import constrain
+from flowvae.flows.reference import SHIFTS, constrain
 
 constraints = pytest.mark.parametrize("constraint", CONSTRAINTS)
 
@@ -123,7 +123,7 @@ def test_float32_log_det_on_both_sides_of_every_branch(wu, a, constraint):
 @given(case=cases(scales=(0.1, 3.0, 30.0)))
 def test_w_dot_u_hat_is_m_and_above_minus_one(case, constraint):
     _, w, u, _ = case
-    u_hat, m, log_s = constrain(w, u, constraint)
+    u_hat, m, log_s = constrain(w, u, SHIFTS[constraint])
     rounding = 1e-13 * (w.abs() * (u.abs() + u_hat.abs())).sum(-1)
     assert ((w * u_hat).sum(-1) > -1 - rounding).all()
     assert ((w * u_hat).sum(-1) - m).abs().le(1e-13 + rounding).all()
@@ -146,9 +146,9 @@ def test_behaviour_as_w_vanishes(size):
     w = torch.randn(100, 1, 4)
     w = size * w / w.norm(dim=-1, keepdim=True)
     u = torch.randn(100, 1, 4)
-    centred, _, _ = constrain(w, u, "centred")
+    centred, _, _ = constrain(w, u, SHIFTS["centred"])
     assert (centred.norm(dim=-1) <= 2 * u.norm(dim=-1) * (1 + 1e-5)).all()
-    paper, _, _ = constrain(w, torch.zeros_like(u), "paper")
+    paper, _, _ = constrain(w, torch.zeros_like(u), SHIFTS["paper"])
     grown = torch.full((100, 1), (1 - math.log(2)) / size)
     torch.testing.assert_close(paper.norm(dim=-1), grown, rtol=1e-4, atol=0)
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from flowvae.flows.planar import Constraint, planar_flow
+from flowvae.flows.planar import Constraint, planar_flow, planar_flow_inverse
 
 __all__ = ["DiagonalGaussian", "FlowSample", "PlanarFlowDistribution"]
 
@@ -161,3 +161,8 @@ class PlanarFlowDistribution(LatentDistribution):
         z_0, log_base, _ = self.base.rsample_terms(sample_shape, generator)
         z_K, ladj = self.flow(z_0)
         return FlowSample(z_K, log_base, ladj)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """log q_K at any point, drawn here or not, by the exact inverse of the flows."""
+        z_0, ladj = planar_flow_inverse(value, self.w, self.u, self.b, self.constraint)
+        return self.base.log_prob(z_0) + ladj

@@ -38,6 +38,7 @@ class Progress:
     ) -> None:
         self._console = Console(stderr=True, quiet=not enabled, highlight=False)
         self._live = enabled and (self._console.is_terminal or self._console.is_jupyter)
+        self._wide = self._console.width >= 130
         self._epochs = config.epochs
         self._steps = -(-len(dataset.train) // config.batch_size)
         self._elbo = elbo_name(dataset.pseudo_likelihood)
@@ -50,7 +51,7 @@ class Progress:
         self._folder = folder
         self._bar = progress.Progress(
             progress.TextColumn("{task.description}"),
-            progress.BarColumn(bar_width=10),
+            *([progress.BarColumn(bar_width=10)] if self._wide else []),
             progress.TextColumn("{task.fields[terms]}"),
             console=self._console,
             auto_refresh=False,
@@ -91,7 +92,7 @@ class Progress:
             self._task,
             completed=self._done,
             description=f"epoch {epoch}/{self._epochs}",
-            terms=f"{self._elbo} {_terms(found)}{self._test} · {self._pace()}",
+            terms=f"{self._elbo} {self._found(found)} · {self._pace()}",
         )
         self._bar.refresh()
 
@@ -105,6 +106,11 @@ class Progress:
                 f"{self._test} · {self._pace()}",
                 soft_wrap=True,
             )
+
+    def _found(self, found: dict[str, float]) -> str:
+        if self._wide:
+            return _terms(found) + self._test
+        return f"{found['elbo']:.2f} = {found['log_likelihood']:.2f} - KL {found['kl']:.2f}"
 
     def _pace(self) -> str:
         per_second = self._done / max(time.perf_counter() - self._start, 1e-9)

@@ -28,13 +28,13 @@ _MESH, _REACH = (
 _COARSE, _PRIOR_REACH = 301, 6.0  # the first look for the true posterior's mass
 _FINE = 241
 _SAMPLES = 2000
+_OUTLINES = (0.1, 0.6)  # of the truth, as parts of its peak
 
 
 class _Truth(NamedTuple):
-    density: Tensor  # (points, points) over the window, z_1 first, relative to its peak
+    z: Tensor  # (n, n, 2), a square grid
+    density: Tensor  # (n, n), relative to its peak
     log_prob: float
-    low: Tensor
-    high: Tensor
 
 
 @torch.no_grad()
@@ -44,8 +44,9 @@ def posterior_panels(model: VAE, x: Tensor, columns: int = 7) -> Figure:
     The density of z_k is drawn exactly: a mesh over q₀ is pushed through the first k flows and
     coloured by q₀(z₀) / |det|. The truth p(z|x) ∝ p(x|z) p(z) is computed on a grid, as is
     log p(x), from which the last panel of q has its KL(q_K ‖ p(z|x)) = log p(x) - ELBO in nats.
-    Each panel's colour runs from 0 to its own peak; one x keeps one window. More than 16 flows are
-    shown at 16 of them.
+    Each panel's colour runs from 0 to its own peak, and its window follows the density (see the
+    ticks); q_K and the truth share one window, and the truth is outlined over q_K in white. More
+    than 16 flows are shown at 16 of them.
 
     Args:
         model: with D = 2 and a flow posterior (K = 0 shows q₀ alone).
@@ -61,14 +62,16 @@ def posterior_panels(model: VAE, x: Tensor, columns: int = 7) -> Figure:
     for block, datum in zip(blocks, x, strict=True):
         axes = block.subplots(rows, columns, squeeze=False).flat
         _one_datum(model, datum[None], layers, list(axes))
-    figure.suptitle("From $q_0$ through the flows to $q_K$, beside the true posterior")
+    figure.suptitle(
+        "From $q_0$ through the flows to $q_K$ (white: the true posterior), beside the truth"
+    )
     return figure
 
 
 def _one_datum(model: VAE, x: Tensor, layers: Sequence[int], axes: Sequence[Axes]) -> None:
     q = _flow_posterior(model, x)
     meshes = [_mesh_density(q.first(k)) for k in layers]
-    truth = _true_posterior(model, x, [meshes[0], meshes[-1]])
+    truth = _true_posterior(model, x, meshes[-1])
     generator = torch.Generator(x.device).manual_seed(0)
     gap = truth.log_prob - model.elbo(x, _SAMPLES, generator).item()
 
@@ -79,8 +82,7 @@ def _one_datum(model: VAE, x: Tensor, layers: Sequence[int], axes: Sequence[Axes
         axes[0].imshow(image, cmap="gray", vmin=0, vmax=1)
     axes[0].set_title("x", fontsize=9)
     for panel, k, (z, density) in zip(axes[1:], layers, meshes, strict=False):
-        _window(panel, truth)
-        # A mesh that leaves the window is clipped by it.
+        _window(panel, *_square(_where_dense(z, density)))
         panel.pcolormesh(
             *z.cpu().numpy().transpose(2, 0, 1),
             (density / density.max()).cpu().numpy(),
@@ -89,23 +91,19 @@ def _one_datum(model: VAE, x: Tensor, layers: Sequence[int], axes: Sequence[Axes
             vmin=0,
             vmax=1,
         )
-        title = f"$z_{{{k}}}$" if k else "$q_0$"
-        if k == layers[-1]:
-            title = f"$q_{{{k}}}$: KL {max(gap, 0.0):.2f} nats"
-        panel.set_title(title, fontsize=9)
-    panel = axes[len(layers) + 1]
-    _window(panel, truth)
-    extent = [v.item() for pair in zip(truth.low, truth.high, strict=True) for v in pair]
-    panel.imshow(
-        truth.density.T.cpu().numpy(),
-        origin="lower",
-        extent=(extent[0], extent[1], extent[2], extent[3]),
-        cmap=DENSITY,
-        vmin=0,
-        vmax=1,
-        interpolation="bilinear",
-    )
-    panel.set_title("true p(z|x)", fontsize=9)
+        panel.set_title(f"$z_{{{k}}}$" if k else "$q_0$", fontsize=9)
+
+    # The last two share a window, and the truth's outline lies over q.
+    last, beside = axes[len(layers)], axes[len(layers) + 1]
+    shared = torch.cat([_where_dense(*meshes[-1]), _where_dense(truth.z, truth.density)])
+    for panel in (last, beside):
+        _window(panel, *_square(shared))
+    z_1, z_2 = truth.z.cpu().numpy().transpose(2, 0, 1)
+    true_density = truth.density.cpu().numpy()
+    last.contour(z_1, z_2, true_density, levels=_OUTLINES, colors="white", linewidths=0.8)
+    last.set_title(f"$q_{{{layers[-1]}}}$: KL {max(gap, 0.0):.2f} nats", fontsize=9)
+    beside.pcolormesh(z_1, z_2, true_density, shading="gouraud", cmap=DENSITY, vmin=0, vmax=1)
+    beside.set_title("true p(z|x)", fontsize=9)
 
 
 def _flow_posterior(model: VAE, x: Tensor) -> PlanarFlowDistribution:
@@ -134,29 +132,36 @@ def _mesh_density(q: PlanarFlowDistribution) -> tuple[Tensor, Tensor]:
     return z.reshape(_MESH, _MESH, 2), density.reshape(_MESH, _MESH)
 
 
-def _true_posterior(model: VAE, x: Tensor, meshes: Sequence[tuple[Tensor, Tensor]]) -> _Truth:
-    """p(z|x) on a window that holds its mass and q's; log p(x) by the midpoint rule there."""
-    reach = torch.full((2,), _PRIOR_REACH).to(meshes[0][0])
+def _true_posterior(model: VAE, x: Tensor, mesh: tuple[Tensor, Tensor]) -> _Truth:
+    """p(z|x) on a square that holds its mass and q's; log p(x) by the midpoint rule there."""
+    reach = torch.full((2,), _PRIOR_REACH).to(mesh[0])
     z, _ = uniform_grid(-reach, reach, _COARSE)
     log_joint = grid_log_joint(model, x, z)[0]
     near = z[log_joint > log_joint.max() - 8.0]
     cell = 2 * _PRIOR_REACH / _COARSE
-    parts = [near - cell, near + cell]
-    parts += [points[density > 0.01 * density.max()] for points, density in meshes]
-    inside = torch.cat(parts)
-    low, high = inside.min(0).values, inside.max(0).values
-    centre, half = (low + high) / 2, 0.55 * (high - low).max()  # a square: no direction is squeezed
-    low, high = centre - half, centre + half
+    low, high = _square(torch.cat([near - cell, near + cell, _where_dense(*mesh)]))
     z, log_volume = uniform_grid(low, high, _FINE)
     log_joint = grid_log_joint(model, x, z)[0]
-    density = (log_joint - log_joint.max()).exp().reshape(_FINE, _FINE)
-    return _Truth(density, log_joint.logsumexp(0).item() + log_volume, low, high)
+    density = (log_joint - log_joint.max()).exp()
+    log_prob = log_joint.logsumexp(0).item() + log_volume
+    return _Truth(z.reshape(_FINE, _FINE, 2), density.reshape(_FINE, _FINE), log_prob)
 
 
-def _window(panel: Axes, truth: _Truth) -> None:
+def _where_dense(z: Tensor, density: Tensor) -> Tensor:
+    return z[density > 0.01 * density.max()]
+
+
+def _square(inside: Tensor) -> tuple[Tensor, Tensor]:
+    """Corners of a square around the points, a little larger: no direction is squeezed."""
+    low, high = inside.min(0).values, inside.max(0).values
+    centre, half = (low + high) / 2, 0.55 * (high - low).max()
+    return centre - half, centre + half
+
+
+def _window(panel: Axes, low: Tensor, high: Tensor) -> None:
     panel.set_axis_on()
-    low, high = truth.low.tolist(), truth.high.tolist()
-    panel.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
+    (left, bottom), (right, top) = low.tolist(), high.tolist()
+    panel.set(xlim=(left, right), ylim=(bottom, top), aspect="equal")
     panel.set_facecolor(colormaps[DENSITY](0.0))
     panel.tick_params(labelsize=6, length=2)
     panel.locator_params(nbins=3)

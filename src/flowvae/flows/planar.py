@@ -18,17 +18,14 @@ from typing import Literal, get_args
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
-__all__ = ["CONSTRAINTS", "Constraint", "planar_flow"]
+from flowvae.flows import reference
+from flowvae.flows.kernels import ops
+
+__all__ = ["CONSTRAINTS", "Constraint", "planar_flow", "planar_flow_inverse"]
 
 Constraint = Literal["paper", "centred"]
 CONSTRAINTS: tuple[Constraint, ...] = get_args(Constraint)
-
-# m is zero where its argument is ln(e - 1), so both constraints are one function M of the
-# distance to its zero:  M(d) = softplus(d + ln(e-1)) - 1 = log1p((1 - 1/e) expm1(d)).
-_ZERO_OF_M = math.log(math.e - 1)
-_SHIFT: dict[str, float] = {"paper": _ZERO_OF_M, "centred": 0.0}
 
 
 def planar_flow(
@@ -72,98 +69,127 @@ def planar_flow(
         >>> z_K.shape, ladj.tolist()
         (torch.Size([5, 2]), [0.0, 0.0, 0.0, 0.0, 0.0])
     """
-    _check(z, w, u, b, constraint)
-    if z.dtype in (torch.bfloat16, torch.float16):
-        z_K, ladj = _planar_flow(z.float(), w.float(), u.float(), b.float(), constraint)
-        return z_K.to(z.dtype), ladj.to(z.dtype)
-    return _planar_flow(z, w, u, b, constraint)
+    return _dispatch(z, w, u, b, constraint, inverted=False)
 
 
-def _planar_flow(
-    z: Tensor, w: Tensor, u: Tensor, b: Tensor, constraint: Constraint
-) -> tuple[Tensor, Tensor]:
-    """The map itself; everything that does not depend on z stands outside the loop over k."""
-    batch = torch.broadcast_shapes(z.shape[:-1], w.shape[:-2], u.shape[:-2], b.shape[:-1])
-    z = z.expand(batch + z.shape[-1:])
-    if w.shape[-2] == 0:
-        return z.clone(), z.new_zeros(z.shape[:-1])
-    u_hat, m, log_s = constrain(w, u, constraint)
-    a_all = []
-    for w_k, u_hat_k, b_k in zip(w.unbind(-2), u_hat.unbind(-2), b.unbind(-1), strict=True):
-        a = (w_k * z).sum(-1) + b_k
-        z = z + u_hat_k * torch.tanh(a).unsqueeze(-1)
-        a_all.append(a)
-    ladj = _log_abs_det(torch.stack(a_all, -1), m, log_s)
-    return z, ladj.sum(-1)
+def planar_flow_inverse(
+    z_K: Float[Tensor, "*#batch D"],
+    w: Float[Tensor, "*#params K D"],
+    u: Float[Tensor, "*#params K D"],
+    b: Float[Tensor, "*#params K"],
+    constraint: Constraint = "paper",
+) -> tuple[Float[Tensor, "*out D"], Float[Tensor, "*out"]]:
+    """Pull z_K back through K planar flows: the inverse of :func:`planar_flow`.
 
+    A tanh planar flow has no closed-form inverse, but an exact numerical one. With c = w·û > -1
+    and τ = wᵀz_k + b, the number a = wᵀz_{k-1} + b solves a + c tanh a = τ, which is increasing
+    in a; then z_{k-1} = z_k - û tanh a. Gradients are those of the implicit function theorem.
 
-def constrain(
-    w: Tensor, u: Tensor, constraint: Constraint
-) -> tuple[Float[Tensor, "*p K D"], Float[Tensor, "*p K"], Float[Tensor, "*p K"]]:
-    """û with w·û = m(w·u), then m itself and log(1 + m), finite even where 1 + m underflows."""
-    wu = (w * u).sum(-1)
-    d = wu - _SHIFT[constraint]
-    # expm1 form: exact near m = 0, where softplus - 1 cancels. softplus form: no overflow.
-    small = d < 1.0
-    m = torch.where(
-        small,
-        torch.log1p((1 - 1 / math.e) * torch.expm1(d.clamp(max=1.0))),
-        _softplus(d.clamp(min=1.0) + _ZERO_OF_M) - 1,
-    )
-    # log softplus(v) -> v - e^v / 2 as v -> -inf
-    v = d + _ZERO_OF_M
-    tail = v < -15.0
-    log_s = torch.where(
-        tail, v - 0.5 * torch.exp(v.clamp(max=-15.0)), torch.log(_softplus(v.clamp(min=-15.0)))
-    )
-    ww = (w * w).sum(-1)
-    zero = ww < torch.finfo(w.dtype).tiny  # w = 0: no direction to correct u along
-    r = torch.where(zero, 0.0, (m - wu) / torch.where(zero, 1.0, ww))
-    m = torch.where(zero, 0.0, m)
-    log_s = torch.where(zero, 0.0, log_s)
-    return u + r.unsqueeze(-1) * w, m, log_s
+    Args:
+        z_K: points, (..., D).
+        w: directions, (..., K, D).
+        u: unconstrained shifts, (..., K, D).
+        b: offsets, (..., K).
+        constraint: as in :func:`planar_flow`, and so are batch shapes and dtypes.
 
+    Returns:
+        z, (..., D), and the log-determinant of this map, log|det ∂z/∂z_K| = -Σ_k ladj_k, (...), in
+        nats: what is to be added to log q₀(z) for log q_K(z_K).
 
-def _softplus(x: Tensor) -> Tensor:
-    # torch's softplus turns linear beyond 20, an error of 2e-9 that float64 would see.
-    return -logsigmoid(-x)
+    Raises:
+        TypeError: an input is no floating-point tensor, or dtypes differ.
+        ValueError: shapes do not fit together, or the constraint is unknown.
 
-
-def _log_abs_det(a: Tensor, m: Tensor, log_s: Tensor) -> Tensor:
-    """log(1 + sech²(a) m), elementwise, for m = s - 1 > -1 given together with log s.
-
-    1 + sech² m = tanh² + sech² s is a sum of positive terms, so nothing cancels as m -> -1;
-    the logarithms of the two terms are added because s itself underflows at wᵀu near -100.
+    Examples:
+        >>> import torch
+        >>> from flowvae.flows import planar_flow, planar_flow_inverse
+        >>> z, w, u, b = (torch.randn(*s).double() for s in ((5, 2), (3, 2), (3, 2), (3,)))
+        >>> z_K, ladj = planar_flow(z, w, u, b)
+        >>> again, inverse_ladj = planar_flow_inverse(z_K, w, u, b)
+        >>> torch.allclose(again, z), torch.allclose(inverse_ladj, -ladj)
+        (True, True)
     """
-    t = torch.tanh(a)
-    limit = 40.0 if a.dtype == torch.float32 else 300.0  # cosh must not overflow; sech² is 0 there
-    sech2 = torch.cosh(a.clamp(-limit, limit)).square().reciprocal()
-    y = sech2 * m
-    near = y > -0.5
-    near_zero = torch.log1p(torch.where(near, y, 0.0))
-    at_zero = near | (t.abs() < torch.finfo(a.dtype).tiny)
-    log_t2 = torch.where(at_zero, -1e30, 2 * torch.log(torch.where(at_zero, 1.0, t).abs()))
-    log_h = torch.log(torch.where(near, 1.0, sech2))
-    log_hs = log_h + log_s
-    high, low = torch.maximum(log_t2, log_hs), torch.minimum(log_t2, log_hs)
-    # torch.logaddexp, whose second derivative is NaN where the terms are far apart
-    near_minus_one = high - logsigmoid(high - low)
-    return torch.where(near, near_zero, near_minus_one)
+    return _dispatch(z_K, w, u, b, constraint, inverted=True)
 
 
-def _check(z: Tensor, w: Tensor, u: Tensor, b: Tensor, constraint: str) -> None:
+def _dispatch(
+    z: Tensor, w: Tensor, u: Tensor, b: Tensor, constraint: Constraint, inverted: bool
+) -> tuple[Tensor, Tensor]:
+    """Check, choose the implementation, and keep to the dtype of z."""
+    device = z.device.type if isinstance(z, Tensor) else "cpu"
+    if torch.is_autocast_enabled(device):
+        # Reduced precision is for matrix products; what is multiplied through K layers is not.
+        z, w, u, b = (_at_least_float32(x) for x in (z, w, u, b))
+    _check("z_K" if inverted else "z", z, w, u, b, constraint)
+    dtype, shift = z.dtype, reference.SHIFTS[constraint]
+    if dtype in (torch.bfloat16, torch.float16):
+        z, w, u, b = z.float(), w.float(), u.float(), b.float()
+    if _kernels_fit(z, w, b):
+        out, ladj = _by_kernel(z, w, u, b, shift, inverted)
+    else:
+        out, ladj = (reference.inverse if inverted else reference.forward)(z, w, u, b, shift)
+    return out.to(dtype), ladj.to(dtype)
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+def _kernels_fit(z: Tensor, w: Tensor, b: Tensor) -> bool:
+    if z.dtype not in (torch.float32, torch.float64) or not ops.available(z.device.type):
+        return False
+    if min(z.numel(), w.numel(), b.numel()) == 0:
+        return False
+    if torch.compiler.is_compiling():
+        return True
+    # vmap and jvp have no rule for the kernels.
+    return torch._C._functorch.peek_interpreter_stack() is None  # pyright: ignore
+
+
+def _by_kernel(
+    z: Tensor, w: Tensor, u: Tensor, b: Tensor, shift: float, inverted: bool
+) -> tuple[Tensor, Tensor]:
+    """Bring points to (S, P, D) and parameter sets to (P, K, D), as views wherever possible.
+
+    The dimensions of the batch along which all parameters are constant are samples of one set.
+    """
+    K, D = w.shape[-2:]
+    save = torch.is_grad_enabled() and any(x.requires_grad for x in (z, w, u, b))
+    op = ops.planar_inverse if inverted else ops.planar
+    batch = z.shape[:-1]
+    if len(batch) == 1 and batch == w.shape[:-2] == u.shape[:-2] == b.shape[:-1]:
+        out, ladj, _ = op(z.unsqueeze(0), w, u, b, shift, save)
+        return out.squeeze(0), ladj.squeeze(0)
+    sets = torch.broadcast_shapes(w.shape[:-2], u.shape[:-2], b.shape[:-1])
+    batch = torch.broadcast_shapes(batch, sets)
+    lead = len(batch) - len(sets)
+    aligned = (1,) * lead + tuple(sets)
+    samples = [i for i in range(len(batch)) if aligned[i] == 1]
+    kept = [i for i in range(len(batch)) if aligned[i] != 1]
+    order = samples + kept
+    P = math.prod([batch[i] for i in kept])
+    z = z.expand((*batch, D)).permute(*order, len(batch)).reshape(-1, P, D)
+    w, u = (x.expand((*sets, K, D)).reshape(P, K, D) for x in (w, u))
+    out, ladj, _ = op(z, w, u, b.expand((*sets, K)).reshape(P, K), shift, save)
+    shape = [batch[i] for i in order]
+    back = sorted(range(len(order)), key=order.__getitem__)
+    out = out.reshape([*shape, D]).permute(*back, len(batch))
+    return out, ladj.reshape(shape).permute(back)
+
+
+def _check(points: str, z: Tensor, w: Tensor, u: Tensor, b: Tensor, constraint: str) -> None:
     """One clear error that names the argument, what was expected and what was got."""
-    for name, value in (("z", z), ("w", w), ("u", u), ("b", b)):
+    for name, value in ((points, z), ("w", w), ("u", u), ("b", b)):
         if not isinstance(value, Tensor):
             raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
         if not value.dtype.is_floating_point:
             raise TypeError(f"{name}: expected a floating-point tensor, got {value.dtype}")
         if value.dtype != z.dtype:
-            raise TypeError(f"{name}: expected the dtype of z, {z.dtype}, got {value.dtype}")
+            raise TypeError(f"{name}: expected the dtype of {points}, {z.dtype}, got {value.dtype}")
     if constraint not in CONSTRAINTS:
         raise ValueError(f"constraint: expected one of {CONSTRAINTS}, got {constraint!r}")
     if z.dim() < 1:
-        raise ValueError("z: expected shape (..., D), got a scalar")
+        raise ValueError(f"{points}: expected shape (..., D), got a scalar")
     D = z.shape[-1]
     if w.dim() < 2 or w.shape[-1] != D:
         raise ValueError(f"w: expected shape (..., K, {D}), got {tuple(w.shape)}")
@@ -176,6 +202,6 @@ def _check(z: Tensor, w: Tensor, u: Tensor, b: Tensor, constraint: str) -> None:
         torch.broadcast_shapes(z.shape[:-1], w.shape[:-2], u.shape[:-2], b.shape[:-1])
     except RuntimeError:
         raise ValueError(
-            f"z, w, u, b: batch shapes do not broadcast, got {tuple(z.shape[:-1])}, "
+            f"{points}, w, u, b: batch shapes do not broadcast, got {tuple(z.shape[:-1])}, "
             f"{tuple(w.shape[:-2])}, {tuple(u.shape[:-2])}, {tuple(b.shape[:-1])}"
         ) from None

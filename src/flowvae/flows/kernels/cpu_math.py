@@ -1,0 +1,215 @@
+"""Elementary functions that LLVM turns into vector code, and the intrinsics they rest on.
+
+numba calls the C library for exp, log and tanh, one number at a time; these are branch-free
+polynomials instead, good to about 2 units in the last place of float64 (tests/test_kernels.py).
+They are written into their callers (``inline="always"``), which therefore must not be compiled with
+fastmath: reassociation would cancel the compensation terms.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+__all__ = [
+    "constrained",
+    "log_abs_det",
+    "log_det_slopes",
+    "row",
+    "select",
+    "solve",
+    "tanh_and_slope",
+]
+
+INLINE = {"error_model": "numpy", "nogil": True, "inline": "always"}
+
+_ZERO_OF_M = math.log(math.e - 1)  # ln(e - 1), where softplus is 1
+_SLOPE_OF_M = 1 - 1 / math.e  # softplus'(ln(e - 1))
+_LOG2_E = 1.4426950408889634
+_LN2_HIGH, _LN2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10
+_ROUND = 6755399441055744.0  # 1.5 · 2^52: adding it rounds to a whole number
+
+
+@intrinsic
+def _float_of_bits(context, bits):
+    def build(context, builder, signature, arguments):
+        return builder.bitcast(arguments[0], ir.DoubleType())
+
+    return types.float64(types.int64), build
+
+
+@intrinsic
+def _bits_of_float(context, x):
+    def build(context, builder, signature, arguments):
+        return builder.bitcast(arguments[0], ir.IntType(64))
+
+    return types.int64(types.float64), build
+
+
+@intrinsic
+def select(context, condition, yes, no):
+    """``yes if condition else no`` without a branch; both are evaluated."""
+
+    def build(context, builder, signature, arguments):
+        return builder.select(*arguments)
+
+    return types.float64(types.boolean, types.float64, types.float64), build
+
+
+@intrinsic
+def row(context, address, token, offset):
+    """A pointer to the offset-th value of ``token``'s type from an address, for carray."""
+    signature = types.CPointer(token)(address, token, offset)
+
+    def build(context, builder, signature, arguments):
+        pointer = context.get_value_type(signature.return_type)
+        start = builder.inttoptr(arguments[0], pointer)
+        return builder.gep(start, [arguments[2]])
+
+    return signature, build
+
+
+@njit(**INLINE)
+def exp_parts(x):
+    """2^n and p with e^x = 2^n (1 + p), so that e^x - 1 = 2^n p + (2^n - 1) cancels nowhere."""
+    x = min(max(x, -708.0), 709.0)
+    shifted = x * _LOG2_E + _ROUND
+    n = shifted - _ROUND
+    r = (x - n * _LN2_HIGH) - n * _LN2_LOW
+    # Taylor's series of e^r - 1, |r| ≤ ½ ln 2, to r^13 / 13!
+    p = 1.6059043836821613e-10
+    p = p * r + 2.08767569878681e-09
+    p = p * r + 2.505210838544172e-08
+    p = p * r + 2.755731922398589e-07
+    p = p * r + 2.7557319223985893e-06
+    p = p * r + 2.48015873015873e-05
+    p = p * r + 1.984126984126984e-04
+    p = p * r + 1.3888888888888889e-03
+    p = p * r + 8.333333333333333e-03
+    p = p * r + 4.1666666666666664e-02
+    p = p * r + 0.16666666666666666
+    p = p * r + 0.5
+    p = p * r * r + r
+    scale = _float_of_bits((_bits_of_float(shifted) + 1023) << 52)
+    return scale, p
+
+
+@njit(**INLINE)
+def log(x):
+    """ln x for positive normal x: x = 2^n (1 + f), ln(1 + f) = 2 artanh(f / (2 + f))."""
+    bits = _bits_of_float(x)
+    n = (bits - 0x3FE6A09E667F3BCD) >> 52  # so that √½ ≤ 1 + f < √2
+    f = _float_of_bits(bits - (n << 52)) - 1.0
+    whole = _float_of_bits(n + 0x4338000000000000) - _ROUND
+    s = f / (2.0 + f)
+    q = s * s
+    p = 1 / 21
+    p = p * q + 1 / 19
+    p = p * q + 1 / 17
+    p = p * q + 1 / 15
+    p = p * q + 1 / 13
+    p = p * q + 1 / 11
+    p = p * q + 1 / 9
+    p = p * q + 1 / 7
+    p = p * q + 1 / 5
+    p = p * q + 1 / 3
+    return whole * _LN2_HIGH + (2.0 * s + (2.0 * s * q * p + whole * _LN2_LOW))
+
+
+@njit(**INLINE)
+def tanh_and_slope(a):
+    """t = tanh a and h = sech² a = 1 - t², both without cancellation."""
+    scale, p = exp_parts(-2.0 * abs(a))
+    e = scale * p + scale
+    q = 1.0 / (1.0 + e)
+    t = -(scale * p + (scale - 1.0)) * q
+    return select(a < 0.0, -t, t), 4.0 * e * q * q
+
+
+@njit(**INLINE)
+def constrained(wu, ww, shift, tiny):
+    """Of one layer, from wᵀu and wᵀw: r with û = u + r w, m = wᵀû, s = 1 + m, σ = ∂m/∂(wᵀu).
+
+    m(d) = log1p((1 - 1/e) expm1 d), d = wᵀu - shift, near its zero; v + log1p(e^-v) - 1,
+    v = d + ln(e - 1), beyond; s = e^v (1 - e^v/2 + e^2v/3) far on the left.
+    """
+    d = wu - shift
+    v = d + _ZERO_OF_M
+    left = d < 1.0
+    scale, p = exp_parts(select(left, d, -v))
+    e = scale * p + scale
+    y = select(left, _SLOPE_OF_M * (scale * p + (scale - 1.0)), e)
+    one_more = 1.0 + y
+    log1p = log(one_more) + (y - (one_more - 1.0)) / one_more
+    m = select(left, log1p, v + log1p - 1.0)
+    e_v = (math.e - 1) * e
+    s = select(d < -12.0, e_v * (1.0 - e_v * (0.5 - e_v * (1 / 3))), 1.0 + m)
+    sigma = select(left, e_v, 1.0) / (1.0 + select(left, e_v, e))
+    zero = ww < tiny  # w = 0: no direction to correct u along, and no log-determinant
+    r = select(zero, 0.0, (m - wu) / select(zero, 1.0, ww))
+    return r, select(zero, 0.0, m), select(zero, 1.0, s), select(zero, 0.0, sigma)
+
+
+@njit(**INLINE)
+def _det(t, h, m, s):
+    """1 + h m = t² + h s, by whichever form does not cancel."""
+    return select(h * m > -0.5, 1.0 + h * m, t * t + h * s)
+
+
+@njit(**INLINE)
+def log_abs_det(t, h, m, s, d):
+    """ladj = log(1 + h m); d is wᵀu less the constraint's shift."""
+    y = h * m
+    near = y > -0.5
+    det = select(near, 1.0 + y, max(t * t + h * s, 1e-300))
+    ladj = log(det) + select(near, (y - (det - 1.0)) / det, 0.0)
+    # t and s both underflow: log s is its asymptote.
+    return select(det < 1e-290, select(abs(t) < 1e-150, d + _ZERO_OF_M, ladj), ladj)
+
+
+@njit(**INLINE)
+def log_det_slopes(t, h, m, s, sigma):
+    """∂ladj/∂a = -2 t h m / (1 + h m), ∂ladj/∂(wᵀu) = h σ / (1 + h m), and 1 + h m itself."""
+    det = max(_det(t, h, m, s), 1e-300)
+    slope = select(det < 1e-290, select(abs(t) < 1e-150, 1.0, h * sigma / det), h * sigma / det)
+    return -2.0 * t * h * m / det, slope, det
+
+
+@njit(error_model="numpy", nogil=True, cache=True)
+def solve(q, tau, m, s, lanes):
+    """Replace tau by the root a of a + m tanh a = tau, m = s - 1 > -1, lane by lane.
+
+    ``tau``, ``m`` and ``s`` are where in the scratch array q their lanes begin. The left side is
+    increasing and odd, so take tau ≥ 0; for a ≥ 0 it is convex if m < 0 and concave if m > 0.
+    Newton's iteration from a point above the root (m < 0) or below it (m > 0) cannot leave that
+    side, so it needs no bracket:
+
+        m < 0:  a ≤ tau + |m|,  a ≤ tau / s,  and a ≤ (5 tau / |m|)^(1/3) where that is below 1
+        m > 0:  a ≥ tau - m,    a ≥ tau / (1 + m)
+    """
+    root = np.empty(lanes)
+    for i in range(lanes):
+        x = abs(q[tau + i])
+        c = abs(q[m + i])
+        scale, p = exp_parts(log(min(max(5.0 * x / max(c, 1e-300), 1e-300), 1.0)) * (1 / 3))
+        cube_root = select(5.0 * x < c, scale * p + scale, x + c)
+        above = min(x + c, x / max(q[s + i], 1e-300), cube_root)
+        root[i] = select(q[m + i] < 0.0, above, max(x - c, x / (1.0 + c)))
+    for _ in range(100):
+        moved = 0.0
+        for i in range(lanes):
+            a = root[i]
+            t, h = tanh_and_slope(a)
+            step = (a + q[m + i] * t - abs(q[tau + i])) / max(
+                _det(t, h, q[m + i], q[s + i]), 1e-300
+            )
+            root[i] = max(a - step, 0.0)
+            moved = max(moved, abs(step) - 4e-16 * a)
+        if moved <= 0.0:
+            break
+    for i in range(lanes):
+        q[tau + i] = select(q[tau + i] < 0.0, -root[i], root[i])

@@ -1,0 +1,124 @@
+"""The planar flow as operators of PyTorch: torch.compile, export and autocast see them as one node.
+
+``flowvae::planar`` and ``flowvae::planar_inverse`` work on points (S, P, D) and parameter sets
+(P, K, D), (P, K, D), (P, K); ``flowvae::planar_pullback`` is the adjoint of both. The first two
+also give what the adjoint needs and nobody else reads: a_k and the exact end of the walk, float64.
+"""
+
+import warnings
+from functools import cache
+from importlib.util import find_spec
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from flowvae.flows import reference
+
+__all__ = ["available", "planar", "planar_inverse"]
+
+# What the kernels for a kind of device need, and whether it is there; dynamo must be able to ask.
+_NEEDS = {"cpu": "numba"}
+_FOUND = {device: find_spec(package) is not None for device, package in _NEEDS.items()}
+_told: set[str] = set()
+
+
+def available(device_type: str) -> bool:
+    """Whether kernels for this kind of device can be used; says once what is missing."""
+    if device_type not in _NEEDS:
+        return False
+    if not _FOUND[device_type] and not torch.compiler.is_compiling() and device_type not in _told:
+        _told.add(device_type)
+        warnings.warn(
+            f"{_NEEDS[device_type]} is not installed, so planar flows run as plain PyTorch, "
+            f"several times slower on {device_type}; install it with: pip install 'flowvae[fast]'",
+            stacklevel=4,
+        )
+    return _FOUND[device_type]
+
+
+@cache
+def _cpu() -> ModuleType:
+    # numba takes half a second to import: not before the first flow is asked for.
+    from flowvae.flows.kernels import cpu_launch
+
+    return cpu_launch
+
+
+@torch.library.custom_op("flowvae::planar", mutates_args=(), device_types="cpu")
+def planar(
+    z: Tensor, w: Tensor, u: Tensor, b: Tensor, shift: float, save: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """z_K, Σ ladj_k and, if ``save``, what to keep."""
+    return _cpu().forward(z, w, u, b, shift, save, inverted=False)
+
+
+@torch.library.custom_op("flowvae::planar_inverse", mutates_args=(), device_types="cpu")
+def planar_inverse(
+    z_K: Tensor, w: Tensor, u: Tensor, b: Tensor, shift: float, save: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """z, -Σ ladj_k and, if ``save``, what to keep."""
+    return _cpu().forward(z_K, w, u, b, shift, save, inverted=True)
+
+
+@torch.library.custom_op("flowvae::planar_pullback", mutates_args=(), device_types="cpu")
+def planar_pullback(
+    w: Tensor,
+    u: Tensor,
+    b: Tensor,
+    kept: Tensor,
+    end_bar: Tensor,
+    ladj_bar: Tensor,
+    shift: float,
+    inverted: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of the start, w, u and b."""
+    return _cpu().backward(w, u, b, kept, end_bar, ladj_bar, shift, inverted)
+
+
+def _fake_map(
+    z: Tensor, w: Tensor, u: Tensor, b: Tensor, shift: float, save: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    S, P, D = z.shape
+    kept = S * P * (w.shape[1] + D) if save else 0
+    return z.new_empty((S, P, D)), z.new_empty((S, P)), z.new_empty(kept, dtype=torch.float64)
+
+
+planar.register_fake(_fake_map)
+planar_inverse.register_fake(_fake_map)
+
+
+@planar_pullback.register_fake
+def _(w, u, b, kept, end_bar, ladj_bar, shift, inverted):
+    return end_bar.new_empty(end_bar.shape), *(x.new_empty(x.shape) for x in (w, u, b))
+
+
+def _register_autograd(op, inverted: bool) -> None:
+    def setup_context(ctx, inputs, output) -> None:
+        *tensors, shift, save = inputs
+        ctx.save_for_backward(*tensors, output[2])
+        ctx.shift, ctx.save = shift, save
+        ctx.set_materialize_grads(True)
+
+    def backward(ctx, end_bar: Tensor, ladj_bar: Tensor, _):
+        start, w, u, b, kept = ctx.saved_tensors
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            # Somebody wants to differentiate this gradient too: that is the reference's work.
+            function = reference.inverse if inverted else reference.forward
+            with torch.enable_grad():
+                inputs = (start, w, u, b)
+                outputs = function(*inputs, ctx.shift)
+                gradients = torch.autograd.grad(
+                    outputs, inputs, (end_bar, ladj_bar), create_graph=True, allow_unused=True
+                )
+            return *gradients, None, None
+        if not ctx.save:
+            raise RuntimeError("planar flow: no gradient was asked for when it was computed")
+        gradients = planar_pullback(w, u, b, kept, end_bar, ladj_bar, ctx.shift, inverted)
+        return *gradients, None, None
+
+    op.register_autograd(backward, setup_context=setup_context)
+
+
+_register_autograd(planar, inverted=False)
+_register_autograd(planar_inverse, inverted=True)

@@ -1,0 +1,398 @@
+"""The kernels against the float64 reference, the inverse against the map, PyTorch's own checks."""
+
+from __future__ import annotations
+
+import builtins
+import importlib.util
+import os
+import subprocess
+import sys
+import warnings
+
+import mpmath
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from flowvae.flows import CONSTRAINTS, planar_flow, planar_flow_inverse, reference
+from flowvae.flows.kernels import ops
+from flowvae.flows.planar import _by_kernel
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("numba") is None, reason="numba is not installed"
+)
+constraints = pytest.mark.parametrize("constraint", CONSTRAINTS)
+
+# Points, then parameter sets; what broadcasting makes of them is the reference's.
+BATCHES = [
+    ((1,), (1,)),
+    ((5,), (5,)),
+    ((37,), (37,)),
+    ((3, 7), (3, 7)),
+    ((4, 5), (5,)),  # samples of one datum
+    ((70, 3), (3,)),
+    ((2, 3, 5), (5,)),
+    ((2, 3, 5), (3, 5)),
+    ((6, 4), (6, 1)),  # samples last
+    ((4, 3, 5), (4, 1, 5)),
+    ((130,), ()),  # one set for all
+    ((), ()),
+    ((1,), (9,)),  # one point for all
+    ((3, 1), (4,)),
+]
+
+
+@st.composite
+def cases(draw, scales=(0.01, 0.3, 1.0, 3.0, 10.0, 30.0), most_D=20, most_K=16):
+    """z, w, u, b in float32, of random shape, stride and scale."""
+    points, sets = draw(st.sampled_from(BATCHES))
+    D, K = draw(st.integers(1, most_D)), draw(st.integers(1, most_K))
+    scale = draw(st.sampled_from(scales))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
+    layout = draw(st.sampled_from(["contiguous", "sliced", "transposed"]))
+
+    def normal(*shape: int, scale: float = 1.0) -> Tensor:
+        if layout == "sliced":
+            value = torch.randn(*shape[:-1], shape[-1] + 3, generator=generator)[..., 1:-2]
+        elif layout == "transposed":
+            value = torch.randn(*shape[::-1], generator=generator).permute(
+                *range(len(shape) - 1, -1, -1)
+            )
+        else:
+            value = torch.randn(*shape, generator=generator)
+        return value * scale if layout == "contiguous" else value.mul_(scale)
+
+    z = normal(*points, D)
+    w, u = normal(*sets, K, D, scale=scale), normal(*sets, K, D, scale=scale)
+    return z, w, u, normal(*sets, K, scale=scale)
+
+
+def outputs_and_gradients(function, inputs, seed=0):
+    """Outputs, and gradients of all four inputs under random weights of the outputs."""
+    inputs = [x.detach().requires_grad_() for x in inputs]
+    outputs = function(*inputs)
+    generator = torch.Generator().manual_seed(seed)
+    weights = [torch.randn(o.shape, generator=generator).to(o.dtype) for o in outputs]
+    return [o.detach() for o in outputs] + list(torch.autograd.grad(outputs, inputs, weights))
+
+
+def error(found: Tensor, truth: Tensor, floor: float = 1e-6) -> float:
+    """Largest error relative to the largest value."""
+    return ((found - truth).abs().max() / truth.abs().max().clamp(min=floor)).item()
+
+
+def truth_and_its_own_error(function, inputs):
+    """In float64, and how far rounding errors of the inputs alone can move it."""
+    exact = [x.double() for x in inputs]
+    truth = outputs_and_gradients(function, exact)
+    moved = outputs_and_gradients(function, [x * (1 + 3e-16) for x in exact])
+    return truth, [100 * error(a, b) for a, b in zip(moved, truth, strict=True)]
+
+
+@constraints
+@pytest.mark.parametrize("inverted", [False, True])
+@given(case=cases())
+def test_float32_agrees_with_the_float64_reference(case, constraint, inverted):
+    """Values, log-determinants and all four gradients to 1e-5."""
+    shift = reference.SHIFTS[constraint]
+    function = reference.inverse if inverted else reference.forward
+    truth, own = truth_and_its_own_error(lambda *x: function(*x, shift), case)
+    assume(max(own) < 1e-5)  # else the map is chaotic there: no two arithmetics agree
+    kernel = planar_flow_inverse if inverted else planar_flow
+    found = outputs_and_gradients(lambda *x: kernel(*x, constraint), case)
+    for name, a, b in zip("end ladj z w u b".split(), found, truth, strict=True):  # noqa: SIM905
+        assert a.dtype == torch.float32
+        assert a.shape == b.shape, name
+        assert error(a.double(), b) < 1e-5, name
+
+
+@constraints
+@pytest.mark.parametrize("inverted", [False, True])
+@given(case=cases())
+def test_float64_agrees_with_the_reference(case, constraint, inverted):
+    shift = reference.SHIFTS[constraint]
+    case = [x.double() for x in case]
+    function = reference.inverse if inverted else reference.forward
+    truth, own = truth_and_its_own_error(lambda *x: function(*x, shift), case)
+    assume(max(own) < 1e-5)
+    kernel = planar_flow_inverse if inverted else planar_flow
+    found = outputs_and_gradients(lambda *x: kernel(*x, constraint), case)
+    for a, b, tolerance in zip(found, truth, own, strict=True):
+        # Where tanh saturates the reference's own 1 - t² is only good to 1e-16, not relatively.
+        assert error(a, b, floor=1.0) < 1e-10 + 10 * tolerance
+
+
+@constraints
+@given(case=cases())
+def test_inverse_undoes_the_map(case, constraint):
+    """f(f⁻¹(y)) = y: to 1e-12 in float64 and 1e-5 in float32, times how much f magnifies z."""
+    for dtype, bound in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
+        y, w, u, b = (x.to(dtype) for x in case)
+        z, ladj = planar_flow_inverse(y, w, u, b, constraint)
+        again, forward_ladj = planar_flow(z, w, u, b, constraint)
+        # What rounding of z, and in wᵀz and wᵀû, comes to behind f's magnification.
+        eps = torch.finfo(dtype).eps
+        magnified = [
+            planar_flow(z * (1 + eps), w, u, b, constraint)[0],
+            planar_flow(z, w * (1 + eps), u, b, constraint)[0],
+            planar_flow(z, w, u * (1 + eps), b, constraint)[0],
+        ]
+        rounding = max((each - again).abs().max() for each in magnified)
+        size = 1 + y.abs().max() + u.abs().max()
+        assert ((again - y).abs() <= bound * size + 50 * rounding).all()
+        if rounding < bound:
+            assert error(forward_ladj, -ladj, floor=1.0) < 1000 * bound
+
+
+@constraints
+@pytest.mark.parametrize("scale", [0.3, 1.0, 3.0])
+def test_round_trip_both_ways(constraint, scale):
+    """At ordinary parameters, plainly."""
+    torch.manual_seed(0)
+    shapes = (200, 5), (200, 8, 5), (200, 8, 5), (200, 8)
+    z, w, u, b = (torch.randn(*s, dtype=torch.float64) for s in shapes)
+    w, u = scale / 5**0.5 * w, scale / 5**0.5 * u
+    z_K, ladj = planar_flow(z, w, u, b, constraint)
+    back, back_ladj = planar_flow_inverse(z_K, w, u, b, constraint)
+    torch.testing.assert_close(planar_flow(back, w, u, b, constraint)[0], z_K, rtol=0, atol=1e-12)
+    if scale < 2:  # beyond, f⁻¹ itself magnifies rounding errors
+        torch.testing.assert_close(back, z, rtol=0, atol=1e-9)
+        torch.testing.assert_close(back_ladj, -ladj, rtol=0, atol=1e-9)
+
+
+@constraints
+@pytest.mark.parametrize("wu", [-1e4, -745.0, -300.0, -40.0, -12.0, -3.0, 0.0, 2.0, 1e4])
+@pytest.mark.parametrize("tau", [0.0, 1e-300, 1e-20, 1e-9, 1e-3, 0.5, 1.0, 30.0, -2.0, 9e3])
+def test_the_root_near_every_singularity(wu, tau, constraint):
+    """One dimension, w = 1: f(f⁻¹(y)) = y whatever c = w·û, down to -1."""
+    y, w, u = (torch.tensor([[v]], dtype=torch.float64) for v in (tau, 1.0, wu))
+    for function in (planar_flow_inverse, _reference_inverse):
+        z, ladj = function(y, w[:, None], u[:, None], torch.zeros(1, 1).double(), constraint)
+        assert z.isfinite().all()
+        assert ladj.isfinite().all()
+        again, _ = planar_flow(z, w[:, None], u[:, None], torch.zeros(1, 1).double(), constraint)
+        assert (again - y).abs().item() <= 1e-12 * max(1.0, abs(tau), 4e-4 * abs(wu))
+
+
+def _reference_inverse(y, w, u, b, constraint):
+    return reference.inverse(y, w, u, b, reference.SHIFTS[constraint])
+
+
+@constraints
+@given(seed=st.integers(0, 2**32), D=st.integers(1, 20), K=st.integers(1, 16), S=st.integers(1, 3))
+def test_the_inverse_is_finite_at_float32_extremes(seed, D, K, S, constraint):
+    generator = torch.Generator().manual_seed(seed)
+
+    def extreme(*shape: int) -> Tensor:
+        return 200 * torch.rand(shape, generator=generator) - 100
+
+    z, ladj = planar_flow_inverse(
+        extreme(S, 6, D), extreme(6, K, D), extreme(6, K, D), extreme(6, K), constraint
+    )
+    assert z.isfinite().all()
+    assert ladj.isfinite().all()
+
+
+@constraints
+@pytest.mark.parametrize("function", [planar_flow, planar_flow_inverse])
+@pytest.mark.parametrize("points", [(3,), (4, 3)])
+def test_gradients(function, points, constraint):
+    torch.manual_seed(0)
+    shapes = (*points, 2), (3, 4, 2), (3, 4, 2), (3, 4)
+    inputs = [torch.randn(*s, dtype=torch.float64, requires_grad=True) for s in shapes]
+    assert torch.autograd.gradcheck(lambda *x: function(*x, constraint), inputs)
+    assert torch.autograd.gradgradcheck(lambda *x: function(*x, constraint), inputs)
+
+
+@pytest.mark.parametrize("S", [1, 5, 5000])
+def test_results_do_not_depend_on_the_number_of_threads(S):
+    torch.manual_seed(0)
+    P = 3000 // min(S, 1000)
+    shapes = (S, P, 7), (P, 9, 7), (P, 9, 7), (P, 9)
+    inputs = [torch.randn(*s) for s in shapes]
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            found.append(outputs_and_gradients(planar_flow, inputs))
+    finally:
+        torch.set_num_threads(before)
+    for other in found[1:]:
+        for a, b in zip(found[0], other, strict=True):
+            assert torch.equal(a, b)
+
+
+def test_shared_parameters_are_not_copied():
+    """1,000 samples of one set through views only: storage of what the kernel is given."""
+    seen = []
+    original = ops.planar._init_fn
+
+    def watch(z, w, u, b, shift, save):
+        seen.append((w.untyped_storage().data_ptr(), w.numel()))
+        return original(z, w, u, b, shift, save)
+
+    z, w, u, b = (
+        torch.randn(1000, 4, 3),
+        torch.randn(4, 5, 3),
+        torch.randn(4, 5, 3),
+        torch.randn(4, 5),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ops, "planar", watch)
+        _by_kernel(z, w, u, b, 0.0, inverted=False)
+    assert seen == [(w.untyped_storage().data_ptr(), w.numel())]
+
+
+@pytest.mark.parametrize("inverted", [False, True])
+@pytest.mark.parametrize("S", [1, 4])
+def test_opcheck(inverted, S):
+    torch.manual_seed(0)
+    shapes = (S, 3, 2), (3, 4, 2), (3, 4, 2), (3, 4)
+    inputs = [torch.randn(*s, dtype=torch.float64, requires_grad=True) for s in shapes]
+    op = ops.planar_inverse if inverted else ops.planar
+    torch.library.opcheck(op, (*inputs, 0.5, True))
+    end, _, kept = op(*inputs, 0.5, True)
+    arguments = (*inputs[1:], kept, torch.ones_like(end), torch.ones(S, 3).double())
+    detached = tuple(x.detach() for x in arguments)
+    torch.library.opcheck(ops.planar_pullback, (*detached, 0.5, inverted))
+
+
+@pytest.mark.parametrize("function", [planar_flow, planar_flow_inverse])
+@pytest.mark.usefixtures("unchecked")
+def test_compiled_without_a_graph_break(function):
+    torch.manual_seed(0)
+    inputs = [torch.randn(*s) for s in ((6, 5, 2), (5, 4, 2), (5, 4, 2), (5, 4))]
+
+    def loss(*x):
+        end, ladj = function(*x, "centred")
+        return end.square().sum() + ladj.sum(), end
+
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    found = outputs_and_gradients(compiled, inputs)
+    for a, b in zip(found, outputs_and_gradients(loss, inputs), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_exported():
+    class Flow(torch.nn.Module):
+        def forward(self, z, w, u, b):
+            return planar_flow(z, w, u, b)
+
+    inputs = tuple(torch.randn(*s) for s in ((5, 2), (5, 4, 2), (5, 4, 2), (5, 4)))
+    program = torch.export.export(Flow(), inputs)
+    torch.testing.assert_close(program.module()(*inputs), planar_flow(*inputs))
+
+
+def test_autocast_computes_in_float32():
+    torch.manual_seed(0)
+    z, w, u, b = (torch.randn(*s) for s in ((5, 2), (5, 4, 2), (5, 4, 2), (5, 4)))
+    exact = planar_flow(z, w.bfloat16().float(), u, b)
+    with torch.autocast("cpu", torch.bfloat16):
+        z_K, ladj = planar_flow(z, w.bfloat16(), u, b)
+    assert z_K.dtype == ladj.dtype == torch.float32
+    torch.testing.assert_close((z_K, ladj), exact)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+def test_vmap_and_jvp_use_the_reference():
+    torch.manual_seed(0)
+    z, w, u, b = (torch.randn(*s).double() for s in ((7, 2), (4, 2), (4, 2), (4,)))
+    mapped, _ = torch.vmap(lambda z: planar_flow(z, w, u, b))(z)
+    torch.testing.assert_close(mapped, planar_flow(z, w, u, b)[0])
+    J = torch.func.jacfwd(lambda z: planar_flow(z, w, u, b)[0])(z[0])
+    _, ladj = planar_flow(z[0], w, u, b)
+    torch.testing.assert_close(torch.linalg.slogdet(J).logabsdet, ladj)
+
+
+def test_without_numba_the_reference_serves_and_says_so_once(monkeypatch):
+    monkeypatch.setitem(ops._FOUND, "cpu", False)
+    monkeypatch.setattr(ops, "_told", set())
+    inputs = [torch.randn(*s) for s in ((5, 2), (5, 4, 2), (5, 4, 2), (5, 4))]
+    with pytest.warns(UserWarning, match=r"numba is not installed.*pip install 'flowvae\[fast\]'"):
+        first = planar_flow(*inputs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        planar_flow(*inputs)
+    expected = reference.forward(*inputs, reference.SHIFTS["paper"])
+    torch.testing.assert_close(first, expected, rtol=0, atol=0)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_can_use_the_kernels():
+    code = """
+import os, torch
+from flowvae.flows import planar_flow
+torch.set_num_threads(4)
+x = [torch.randn(*s) for s in ((2000, 40), (2000, 16, 40), (2000, 16, 40), (2000, 16))]
+expected = planar_flow(*x)[0]
+child = os.fork()
+if child == 0:
+    os._exit(0 if torch.equal(planar_flow(*x)[0], expected) else 1)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=120)
+
+
+def test_kernels_are_compiled_once_and_cached(tmp_path):
+    """A second process compiles nothing: numba's cache has every kernel it used."""
+    code = """
+import torch, sys
+from flowvae.flows import planar_flow
+x = [torch.randn(*s, requires_grad=True) for s in ((5, 2), (5, 3, 2), (5, 3, 2), (5, 3))]
+sum(o.sum() for o in planar_flow(*x)).backward()
+from flowvae.flows.kernels import cpu
+hits = [sum(f.stats.cache_hits.values()) for f in (cpu.forward, cpu.backward)]
+misses = [sum(f.stats.cache_misses.values()) for f in (cpu.forward, cpu.backward)]
+print(hits, misses)
+"""
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    shown = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            check=True,
+            env=environment,
+            capture_output=True,
+            text=True,
+        ).stdout.strip()
+        for _ in range(2)
+    ]
+    assert shown == ["[0, 0] [1, 1]", "[1, 1] [0, 0]"]
+
+
+def test_elementary_functions_to_the_last_places():
+    """Against 60 digits, over everything they are used for."""
+    from numba import njit
+
+    from flowvae.flows.kernels import cpu_math
+
+    @njit(error_model="numpy")
+    def tabulate(x, out):
+        for i in range(len(x)):
+            out[0, i], out[1, i] = cpu_math.tanh_and_slope(x[i])  # pyright: ignore
+            out[2, i], out[3, i], out[4, i], out[5, i] = cpu_math.constrained(
+                x[i], 1.0, 0.0, 1e-300
+            )
+
+    rng = np.random.default_rng(0)
+    x = np.concatenate(
+        [10 * rng.normal(size=300), 1e-6 * rng.normal(size=50), rng.uniform(-600, 600, 100), [0.0]]
+    )
+    out = np.empty((6, len(x)))
+    tabulate(x, out)
+    mp = mpmath.mp.clone()
+    mp.dps = 700
+    a0 = mp.log(mp.e - 1)
+    for i, value in enumerate(builtins.map(float, x)):
+        v = mp.mpf(value)
+        s = mp.log1p(mp.exp(v + a0))
+        truth = [mp.tanh(v), mp.sech(v) ** 2, s - 1 - v, s - 1, s, 1 / (1 + mp.exp(-v - a0))]
+        slack = [2, 4, None, 4, None, 4]
+        for found, exact, ulps in zip(out[:, i], truth, slack, strict=True):
+            if ulps is not None:
+                assert found == pytest.approx(float(exact), rel=ulps * 2.3e-16, abs=1e-300), value
+        assert out[2, i] == pytest.approx(float(truth[2]), rel=1e-14, abs=4e-16 * abs(value))
+        assert out[4, i] == pytest.approx(float(truth[4]), rel=1e-10)
