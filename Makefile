@@ -30,11 +30,13 @@ $(VENV)/.dev: $(VENV)/.train
 train: $(VENV)/.train
 	$(BIN)/flowvae train $(ARGS)
 
+# One thread a process: two torch processes with two threads each fight over the cores.
+test test-fast: export OMP_NUM_THREADS = 1
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal $(ARGS)
 
 test-fast: $(VENV)/.dev
-	$(BIN)/python -m pytest -m 'not slow' $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m 'not slow' $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -81,7 +81,3 @@ def run(data_file: Path, tmp_path_factory: pytest.TempPathFactory) -> flowvae.Ru
         progress=False,
     )
 
-
-@pytest.fixture(autouse=True)
-def _doctest_paths(doctest_namespace: dict[str, object], tmp_path: Path) -> None:
-    doctest_namespace["tmp_path"] = tmp_path

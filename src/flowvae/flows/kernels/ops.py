@@ -17,9 +17,13 @@ from flowvae.flows import reference
 
 __all__ = ["available", "planar", "planar_inverse"]
 
-# What the kernels for a kind of device need, and whether it is there; dynamo must be able to ask.
-_NEEDS = {"cpu": "numba"}
-_FOUND = {device: find_spec(package) is not None for device, package in _NEEDS.items()}
+# What the kernels for a kind of device need, and how to get it.
+_NEEDS = {
+    "cpu": ("numba", "pip install 'flowvae[fast]'"),
+    "cuda": ("triton", "pip install triton"),
+}
+# Found out once, here: dynamo must be able to ask while it traces.
+_FOUND = {device: find_spec(package) is not None for device, (package, _) in _NEEDS.items()}
 _told: set[str] = set()
 
 
@@ -29,9 +33,10 @@ def available(device_type: str) -> bool:
         return False
     if not _FOUND[device_type] and not torch.compiler.is_compiling() and device_type not in _told:
         _told.add(device_type)
+        package, command = _NEEDS[device_type]
         warnings.warn(
-            f"{_NEEDS[device_type]} is not installed, so planar flows run as plain PyTorch, "
-            f"several times slower on {device_type}; install it with: pip install 'flowvae[fast]'",
+            f"{package} is not installed, so planar flows run as plain PyTorch, several times "
+            f"slower on {device_type}; install it with: {command}",
             stacklevel=4,
         )
     return _FOUND[device_type]
@@ -43,6 +48,13 @@ def _cpu() -> ModuleType:
     from flowvae.flows.kernels import cpu_launch
 
     return cpu_launch
+
+
+@cache
+def _cuda() -> ModuleType:
+    from flowvae.flows.kernels import cuda
+
+    return cuda
 
 
 @torch.library.custom_op("flowvae::planar", mutates_args=(), device_types="cpu")
@@ -74,6 +86,21 @@ def planar_pullback(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of the start, w, u and b."""
     return _cpu().backward(w, u, b, kept, end_bar, ladj_bar, shift, inverted)
+
+
+@planar.register_kernel("cuda")
+def _(z, w, u, b, shift, save):
+    return _cuda().forward(z, w, u, b, shift, save, inverted=False)
+
+
+@planar_inverse.register_kernel("cuda")
+def _(z_K, w, u, b, shift, save):
+    return _cuda().forward(z_K, w, u, b, shift, save, inverted=True)
+
+
+@planar_pullback.register_kernel("cuda")
+def _(w, u, b, kept, end_bar, ladj_bar, shift, inverted):
+    return _cuda().backward(w, u, b, kept, end_bar, ladj_bar, shift, inverted)
 
 
 def _fake_map(
