@@ -80,4 +80,3 @@ def run(data_file: Path, tmp_path_factory: pytest.TempPathFactory) -> flowvae.Ru
         evaluation_samples=8,
         progress=False,
     )
-

@@ -128,7 +128,7 @@ def _dispatch(
         out, ladj = _by_kernel(z, w, u, b, shift, inverted)
     else:
         out, ladj = (reference.inverse if inverted else reference.forward)(z, w, u, b, shift)
-    return out.to(dtype), ladj.to(dtype)
+    return (out, ladj) if out.dtype == dtype else (out.to(dtype), ladj.to(dtype))
 
 
 def _at_least_float32(x: Tensor) -> Tensor:
@@ -154,12 +154,9 @@ def _by_kernel(
     The dimensions of the batch along which all parameters are constant are samples of one set.
     """
     K, D = w.shape[-2:]
-    save = torch.is_grad_enabled() and any(x.requires_grad for x in (z, w, u, b))
-    op = ops.planar_inverse if inverted else ops.planar
     batch = z.shape[:-1]
     if len(batch) == 1 and batch == w.shape[:-2] == u.shape[:-2] == b.shape[:-1]:
-        out, ladj, _ = op(z.unsqueeze(0), w, u, b, shift, save)
-        return out.squeeze(0), ladj.squeeze(0)
+        return ops.walk(z, w, u, b, shift, inverted)
     sets = torch.broadcast_shapes(w.shape[:-2], u.shape[:-2], b.shape[:-1])
     batch = torch.broadcast_shapes(batch, sets)
     lead = len(batch) - len(sets)
@@ -170,7 +167,7 @@ def _by_kernel(
     P = math.prod([batch[i] for i in kept])
     z = z.expand((*batch, D)).permute(*order, len(batch)).reshape(-1, P, D)
     w, u = (x.expand((*sets, K, D)).reshape(P, K, D) for x in (w, u))
-    out, ladj, _ = op(z, w, u, b.expand((*sets, K)).reshape(P, K), shift, save)
+    out, ladj = ops.walk(z, w, u, b.expand((*sets, K)).reshape(P, K), shift, inverted)
     shape = [batch[i] for i in order]
     back = sorted(range(len(order)), key=order.__getitem__)
     out = out.reshape([*shape, D]).permute(*back, len(batch))
@@ -198,6 +195,8 @@ def _check(points: str, z: Tensor, w: Tensor, u: Tensor, b: Tensor, constraint: 
         raise ValueError(f"u: expected shape (..., {K}, {D}), got {tuple(u.shape)}")
     if b.dim() < 1 or b.shape[-1] != K:
         raise ValueError(f"b: expected shape (..., {K}), got {tuple(b.shape)}")
+    if z.shape[:-1] == w.shape[:-2] == u.shape[:-2] == b.shape[:-1]:
+        return
     try:
         torch.broadcast_shapes(z.shape[:-1], w.shape[:-2], u.shape[:-2], b.shape[:-1])
     except RuntimeError:

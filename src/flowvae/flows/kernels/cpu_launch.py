@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -19,6 +21,9 @@ __all__ = ["backward", "forward"]
 # parallel loop's: those wait for each other by spinning, and stall when the cores are busy.
 _WORTH_A_THREAD = 200_000  # estimated ns
 _NS_PER_LAYER, _NS_PER_VALUE = 25.0, 1.0
+
+_LARGE, _PAGE, _MADV_HUGEPAGE = 4 << 20, 4096, 14
+_madvise = ctypes.CDLL(None).madvise if sys.platform == "linux" else None
 
 _Kernels = dict[bool, Callable[..., None]]  # by whether the map is inverted
 _FORWARD: _Kernels = {False: cpu.forward, True: cpu.inverse}
@@ -51,6 +56,18 @@ def _run(kernel: Callable[[int, int], None], tasks: int, step: int, cost: float)
     kernel(cuts[0], cuts[1])
     for other in others:
         other.result()
+
+
+def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """torch.empty, in huge pages where it is large: else its first touch is mostly page faults."""
+    fresh = torch.empty(shape, dtype=dtype)
+    size = fresh.numel() * fresh.element_size()
+    if size >= _LARGE and _madvise is not None:
+        start = fresh.data_ptr()
+        first = -(-start // _PAGE) * _PAGE
+        # Advice only: if the system does not take it, nothing is lost.
+        _madvise(ctypes.c_void_p(first), ctypes.c_size_t(start + size - first), _MADV_HUGEPAGE)
+    return fresh
 
 
 def _token(z: Tensor) -> np.float32 | np.float64:
@@ -127,7 +144,7 @@ def backward(
     end_bar, ladj_bar = end_bar.contiguous(), ladj_bar.contiguous()
     start_bar = torch.empty_like(end_bar)
     end = kept.data_ptr() + 8 * S * P * K
-    w_bar, u_bar = torch.empty((P, K, D), dtype=w.dtype), torch.empty((P, K, D), dtype=w.dtype)
+    w_bar, u_bar = _empty((P, K, D), w.dtype), _empty((P, K, D), w.dtype)
     b_bar = torch.empty((P, K), dtype=w.dtype)
     tiny = torch.finfo(end_bar.dtype).tiny
     token = _token(end_bar)

@@ -6,7 +6,7 @@ also give what the adjoint needs and nobody else reads: a_k and the exact end of
 """
 
 import warnings
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
 from types import ModuleType
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from flowvae.flows import reference
 
-__all__ = ["available", "planar", "planar_inverse"]
+__all__ = ["available", "planar", "planar_inverse", "walk"]
 
 # What the kernels for a kind of device need, and how to get it.
 _NEEDS = {
@@ -120,28 +120,29 @@ def _(w, u, b, kept, end_bar, ladj_bar, shift, inverted):
     return end_bar.new_empty(end_bar.shape), *(x.new_empty(x.shape) for x in (w, u, b))
 
 
+def _pull_back(saved, end_bar: Tensor, ladj_bar: Tensor, shift: float, inverted: bool, adjoint):
+    """Gradients of z, w, u and b: by ``adjoint``, or so that they can be differentiated again."""
+    start, w, u, b, kept = saved
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return adjoint(w, u, b, kept, end_bar, ladj_bar, shift, inverted)
+    with torch.enable_grad():
+        inputs = (start, w, u, b)
+        outputs = (reference.inverse if inverted else reference.forward)(*inputs, shift)
+        return torch.autograd.grad(
+            outputs, inputs, (end_bar, ladj_bar), create_graph=True, allow_unused=True
+        )
+
+
 def _register_autograd(op, inverted: bool) -> None:
     def setup_context(ctx, inputs, output) -> None:
-        *tensors, shift, save = inputs
+        *tensors, ctx.shift, ctx.saved_for_gradient = inputs
         ctx.save_for_backward(*tensors, output[2])
-        ctx.shift, ctx.save = shift, save
-        ctx.set_materialize_grads(True)
 
     def backward(ctx, end_bar: Tensor, ladj_bar: Tensor, _):
-        start, w, u, b, kept = ctx.saved_tensors
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            # Somebody wants to differentiate this gradient too: that is the reference's work.
-            function = reference.inverse if inverted else reference.forward
-            with torch.enable_grad():
-                inputs = (start, w, u, b)
-                outputs = function(*inputs, ctx.shift)
-                gradients = torch.autograd.grad(
-                    outputs, inputs, (end_bar, ladj_bar), create_graph=True, allow_unused=True
-                )
-            return *gradients, None, None
-        if not ctx.save:
-            raise RuntimeError("planar flow: no gradient was asked for when it was computed")
-        gradients = planar_pullback(w, u, b, kept, end_bar, ladj_bar, ctx.shift, inverted)
+        if not ctx.saved_for_gradient:
+            raise RuntimeError("planar flow: computed with save=False, so it has no gradient")
+        saved = ctx.saved_tensors
+        gradients = _pull_back(saved, end_bar, ladj_bar, ctx.shift, inverted, planar_pullback)
         return *gradients, None, None
 
     op.register_autograd(backward, setup_context=setup_context)
@@ -149,3 +150,70 @@ def _register_autograd(op, inverted: bool) -> None:
 
 _register_autograd(planar, inverted=False)
 _register_autograd(planar_inverse, inverted=True)
+
+
+def _launch(z, w, u, b, shift: float, save: bool, inverted: bool):
+    """The kernels on points (P, D) or (S, P, D)."""
+    launcher = _LAUNCHERS[z.device.type]()
+    if z.dim() == 3:
+        return launcher.forward(z, w, u, b, shift, save, inverted)
+    end, ladj, kept = launcher.forward(z.unsqueeze(0), w, u, b, shift, save, inverted)
+    return end.squeeze(0), ladj.squeeze(0), kept
+
+
+class _Eager(torch.autograd.Function):
+    """The same without the dispatcher's bookkeeping, which costs more than small flows do."""
+
+    @staticmethod
+    def forward(ctx, z, w, u, b, shift, inverted):
+        end, ladj, kept = _launch(z, w, u, b, shift, True, inverted)
+        ctx.save_for_backward(z, w, u, b, kept)
+        ctx.shift, ctx.inverted = shift, inverted
+        return end, ladj
+
+    @staticmethod
+    def backward(ctx, end_bar, ladj_bar):  # pyright: ignore[reportIncompatibleMethodOverride]
+        adjoint = _LAUNCHERS[end_bar.device.type]().backward
+        if end_bar.dim() == 2:
+            adjoint = partial(_one_sample, adjoint)
+        gradients = _pull_back(
+            ctx.saved_tensors, end_bar, ladj_bar, ctx.shift, ctx.inverted, adjoint
+        )
+        return *gradients, None, None
+
+
+def _one_sample(adjoint, w, u, b, kept, end_bar, ladj_bar, shift, inverted):
+    z_bar, *others = adjoint(
+        w, u, b, kept, end_bar.unsqueeze(0), ladj_bar.unsqueeze(0), shift, inverted
+    )
+    return z_bar.squeeze(0), *others
+
+
+_LAUNCHERS = {"cpu": _cpu, "cuda": _cuda}
+_PLAIN = {Tensor, torch.nn.Parameter}
+
+
+def walk(
+    z: Tensor, w: Tensor, u: Tensor, b: Tensor, shift: float, inverted: bool
+) -> tuple[Tensor, Tensor]:
+    """Points (S, P, D), or (P, D), through sets (P, K, D) or back: the end, and its ladj.
+
+    As an operator of PyTorch wherever somebody watches (compile, export, tensor subclasses,
+    dispatch modes); otherwise by the kernels directly.
+    """
+    save = torch.is_grad_enabled() and (
+        z.requires_grad or w.requires_grad or u.requires_grad or b.requires_grad
+    )
+    if (
+        torch.compiler.is_compiling()
+        or not {type(z), type(w), type(u), type(b)} <= _PLAIN
+        or torch._C._len_torch_dispatch_stack() > 0
+    ):
+        flat = z.dim() == 2
+        op = planar_inverse if inverted else planar
+        end, ladj, _ = op(z.unsqueeze(0) if flat else z, w, u, b, shift, save)
+        return (end.squeeze(0), ladj.squeeze(0)) if flat else (end, ladj)
+    if save:
+        return _Eager.apply(z, w, u, b, shift, inverted)
+    end, ladj, _ = _launch(z, w, u, b, shift, False, inverted)
+    return end, ladj
