@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ _WORTH_A_THREAD = 200_000  # estimated ns
 _NS_PER_LAYER, _NS_PER_VALUE = 25.0, 1.0
 
 _LARGE, _PAGE, _MADV_HUGEPAGE = 4 << 20, 4096, 14
-_madvise = ctypes.CDLL(None).madvise if sys.platform == "linux" else None
+_madvise: Any = ctypes.CDLL(None).madvise if sys.platform == "linux" else None
 
 _Kernels = dict[bool, Callable[..., None]]  # by whether the map is inverted
 _FORWARD: _Kernels = {False: cpu.forward, True: cpu.inverse}
