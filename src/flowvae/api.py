@@ -76,7 +76,8 @@ def train(
         dataset = load_dataset(config.data, config.binarization, config.test_fraction, config.seed)
     elif dataset.binarization == "none" and config.binarization != "none":
         dataset = binarize(dataset, config.binarization)
-    config = config.model_copy(update={"data": dataset.name})
+    about_data = {"data": dataset.name, "binarization": dataset.binarization}
+    config = config.model_copy(update=about_data)
     model = build_vae(config, dataset.data_shape).to(device)
 
     run = Run(folder, config, model, dataset)
