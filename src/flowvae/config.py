@@ -110,7 +110,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     "original": ("The starting text's settings: planar flows, K = 3, paper constraint.", {}),
     "gaussian": ("The same with a plain Gaussian posterior, K = 0.", {"num_flows": 0}),
     "planar": (
-        "The same with what trains best: K = 16, centred constraint, gradients clipped to 50.",
+        "The same with K = 16, centred constraint and gradients clipped to 50.",
         {"num_flows": 16, "constraint": "centred", "max_grad_norm": 50.0},
     ),
 }
