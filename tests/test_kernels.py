@@ -269,6 +269,12 @@ def test_compiled_without_a_graph_break(function):
         torch.testing.assert_close(a, b)
 
 
+def test_meta_tensors_have_shapes_only():
+    inputs = [torch.zeros(*s, device="meta") for s in ((5, 2), (5, 4, 2), (5, 4, 2), (5, 4))]
+    end, ladj = planar_flow(*inputs)
+    assert (end.shape, ladj.shape) == ((5, 2), (5,))
+
+
 @pytest.mark.usefixtures("unchecked")
 def test_exported():
     class Flow(torch.nn.Module):

@@ -117,7 +117,7 @@ def _dispatch(
 ) -> tuple[Tensor, Tensor]:
     """Check, choose the implementation, and keep to the dtype of z."""
     device = z.device.type if isinstance(z, Tensor) else "cpu"
-    if torch.is_autocast_enabled(device):
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         # Reduced precision is for matrix products; what is multiplied through K layers is not.
         z, w, u, b = (_at_least_float32(x) for x in (z, w, u, b))
     _check("z_K" if inverted else "z", z, w, u, b, constraint)
