@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from flowvae.flows.planar import Constraint, planar_flow, planar_flow_inverse
 
-__all__ = ["DiagonalGaussian", "FlowSample", "PlanarFlowDistribution"]
+__all__ = ["DiagonalGaussian", "FlowSample", "LatentDistribution", "PlanarFlowDistribution"]
 
 
 class FlowSample(NamedTuple):
@@ -52,6 +53,35 @@ class LatentDistribution(Distribution):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         return self.rsample_terms(tuple(sample_shape), generator).z
+
+    def detached(self) -> LatentDistribution:
+        """The same distribution with its parameters cut from the graph.
+
+        ``q.detached().log_prob(z)`` has a gradient with respect to z alone: what path gradients
+        are made of. Every tensor among the attributes is detached, and every distribution; one
+        that computes with a module has to say itself how.
+
+        Raises:
+            NotImplementedError: the distribution holds a module.
+
+        Examples:
+            >>> import torch
+            >>> q = DiagonalGaussian(torch.zeros(2, requires_grad=True), torch.zeros(2))
+            >>> q.detached().log_prob(torch.ones(2)).requires_grad
+            False
+        """
+        twin = copy.copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(twin, name, value.detach())
+            elif isinstance(value, LatentDistribution):
+                setattr(twin, name, value.detached())
+            elif isinstance(value, nn.Module):
+                raise NotImplementedError(
+                    f"{type(self).__name__}.detached: attribute {name} is a module, whose "
+                    "parameters cannot be detached in general; override detached()"
+                )
+        return twin
 
 
 class DiagonalGaussian(LatentDistribution):
