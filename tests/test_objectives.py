@@ -54,7 +54,9 @@ def test_gradients_are_unbiased(kind, warmup):
     truth = LinearGaussian(D=1, P=3)
     model = truth.model(shift=0.4, widen=1.6, K=2)
     with torch.no_grad():
-        model.posterior_head.heads.bias[4:6] = torch.tensor([1.5, -0.7])  # u: no identity
+        model.get_parameter("posterior_head.heads.bias")[4:6] = torch.tensor(
+            [1.5, -0.7]
+        )  # u: no identity
     x = truth.data(1)
     objective = kind(samples=2, warmup=warmup, beta=1.0 if warmup else 0.8)
     step = 4

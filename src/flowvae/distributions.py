@@ -40,6 +40,17 @@ class LatentDistribution(Distribution):
         """Draw z with log q₀(z₀) and Σ_k ladj_k, each (*sample_shape, *batch_shape)."""
         raise NotImplementedError
 
+    def at_noise(self, eps: Tensor) -> FlowSample:
+        """What a draw would be with ε ~ N(0, I) given, (..., *batch_shape, D).
+
+        Expectations under q become integrals over ε, whose density is smooth however sharply the
+        flow folds z: that is how KL(q ‖ p(z|x)) is computed exactly.
+
+        Raises:
+            NotImplementedError: the distribution is not made from Gaussian noise, or does not say.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no at_noise")
+
     def rsample_and_log_prob(
         self, sample_shape: tuple[int, ...] = (), generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -122,7 +133,12 @@ class DiagonalGaussian(LatentDistribution):
         self, sample_shape: tuple[int, ...] = (), generator: torch.Generator | None = None
     ) -> FlowSample:
         shape = self._extended_shape(torch.Size(sample_shape))
-        eps = torch.randn(shape, generator=generator, dtype=self.loc.dtype, device=self.loc.device)
+        loc = self.loc
+        return self.at_noise(
+            torch.randn(shape, generator=generator, dtype=loc.dtype, device=loc.device)
+        )
+
+    def at_noise(self, eps: Tensor) -> FlowSample:
         # The density of z₀ = μ + σ ⊙ ε in terms of ε: no division by a small σ.
         log_base = -0.5 * (eps.square() + self.log_var + math.log(2 * math.pi)).sum(-1)
         z = self.loc + (0.5 * self.log_var).exp() * eps
@@ -189,6 +205,11 @@ class PlanarFlowDistribution(LatentDistribution):
         self, sample_shape: tuple[int, ...] = (), generator: torch.Generator | None = None
     ) -> FlowSample:
         z_0, log_base, _ = self.base.rsample_terms(sample_shape, generator)
+        z_K, ladj = self.flow(z_0)
+        return FlowSample(z_K, log_base, ladj)
+
+    def at_noise(self, eps: Tensor) -> FlowSample:
+        z_0, log_base, _ = self.base.at_noise(eps)
         z_K, ladj = self.flow(z_0)
         return FlowSample(z_K, log_base, ladj)
 
