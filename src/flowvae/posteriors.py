@@ -61,11 +61,7 @@ class PlanarPosterior(nn.Module):
         return cls(in_features, config.latent_dim, config.num_flows, config.constraint)
 
     def forward(self, features: Float[Tensor, "*batch H"]) -> PlanarFlowDistribution:
-        return self.distribution(self.heads(features))
-
-    def distribution(self, parameters: Float[Tensor, "*batch R"]) -> PlanarFlowDistribution:
-        """Q with these parameters, as the linear layer gives them."""
-        loc, log_var, w, u, b = parameters.split(self._sizes, -1)
+        loc, log_var, w, u, b = self.heads(features).split(self._sizes, -1)
         shape = (self.num_flows, self.latent_dim)
         return PlanarFlowDistribution(
             DiagonalGaussian(loc, log_var),

@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from flowvae.distributions import LatentDistribution
 from flowvae.evaluation.estimates import ignore
@@ -39,9 +39,8 @@ def fit_posterior(
 ) -> LatentDistribution:
     """The best q of the model's family for each datum, found from the encoder's q by Adam.
 
-    What is free is the output of the posterior head's linear layer, where the head says how that
-    becomes a distribution (``heads`` and ``distribution``); else the features it is computed from,
-    which reach the same distributions if there are at least as many of them. Path gradients
+    What is free are the features that the posterior head gets, and, where it has a linear layer
+    ``heads`` that writes all parameters, something added to that layer's output. Path gradients
     where q has a density at given z. A mode of p(z|x) that lies far from the encoder's q is not
     found.
 
@@ -55,18 +54,38 @@ def fit_posterior(
     """
     if steps < 1 or samples < 1:
         raise ValueError(f"steps, samples: expected at least 1, got {steps} and {samples}")
-    head, x = model.posterior_head, model.flatten(x)
+    x = model.flatten(x)
     with torch.no_grad():
-        free = model.encoder(x)
-        to_q: Callable[[Tensor], LatentDistribution] = head
-        if hasattr(head, "heads") and hasattr(head, "distribution"):
-            free = head.heads(free)  # pyright: ignore[reportCallIssue]
-            to_q = head.distribution  # pyright: ignore[reportAssignmentType]
-    free = free.clone().requires_grad_()
-    optimizer = torch.optim.Adam([free], lr=learning_rate)
+        features = model.encoder(x).clone()
+    features.requires_grad_()
+    free = [features]
+    hook = None
+    linear = getattr(model.posterior_head, "heads", None)
+    if isinstance(linear, nn.Linear):
+        free.append(features.new_zeros(len(x), linear.out_features, requires_grad=True))
+        hook = linear.register_forward_hook(lambda *call: call[-1] + free[1])
+    try:
+        _fit(model, x, free, steps, samples, learning_rate, generator)
+        with torch.no_grad():
+            return model.posterior_head(features.detach())
+    finally:
+        if hook is not None:
+            hook.remove()
+
+
+def _fit(
+    model: VAE,
+    x: Tensor,
+    free: list[Tensor],
+    steps: int,
+    samples: int,
+    learning_rate: float,
+    generator: torch.Generator | None,
+) -> None:
+    optimizer = torch.optim.Adam(free, lr=learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
-        q = to_q(free)
+        q = model.posterior_head(free[0])
         sample = q.rsample_terms((samples,), generator)
         try:
             log_q = q.detached().log_prob(sample.z)
@@ -74,12 +93,11 @@ def fit_posterior(
             log_q = sample.log_base - sample.ladj
         log_joint = model.decode(sample.z).log_prob(x) + model.prior().log_prob(sample.z)
         # A sum over data: each datum's step is its own.
-        (gradient,) = torch.autograd.grad((log_q - log_joint).mean(0).sum(), free)
-        free.grad = gradient
+        gradients = torch.autograd.grad((log_q - log_joint).mean(0).sum(), free)
+        for parameter, gradient in zip(free, gradients, strict=True):
+            parameter.grad = gradient
         optimizer.step()
         schedule.step()
-    with torch.no_grad():
-        return to_q(free.detach())
 
 
 def inference_gaps(
