@@ -17,6 +17,7 @@ from flowvae.device import choose_device
 from flowvae.errors import TrainingError, UserError
 from flowvae.evaluation import Evaluation, encode_split, evaluate_model
 from flowvae.files import replacing, write_csv
+from flowvae.objectives import build_objective
 from flowvae.progress import Progress
 from flowvae.runs import Run, new_run_folder, open_run
 from flowvae.training import RunningMeans, Trainer
@@ -79,6 +80,7 @@ def train(
     about_data = {"data": dataset.name, "binarization": dataset.binarization}
     config = config.model_copy(update=about_data)
     model = build_vae(config, dataset.data_shape).to(device)
+    build_objective(config, 1).check(model)
 
     run = Run(folder, config, model, dataset)
     show = Progress(config, dataset, folder, enabled=progress)
