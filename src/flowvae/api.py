@@ -25,7 +25,7 @@ from flowvae.training import RunningMeans, Trainer
 from flowvae.training.events import EventWriter
 from flowvae.vae import build_vae
 
-__all__ = ["draw_figures", "encode", "evaluate", "reconstruct", "sample", "train"]
+__all__ = ["check_support", "draw_figures", "encode", "evaluate", "reconstruct", "sample", "train"]
 
 RunLike = Run | str | Path
 
@@ -80,7 +80,7 @@ def train(
         dataset = binarize(dataset, config.binarization)
     about_data = {"data": dataset.name, "binarization": dataset.binarization}
     config = config.model_copy(update=about_data)
-    _check_support(config, dataset)
+    check_support(config, dataset)
     model = build_vae(config, dataset.data_shape, columns=dataset.columns).to(device)
 
     run = Run(folder, config, model, dataset)
@@ -106,7 +106,7 @@ def train(
     return run
 
 
-def _check_support(config: Config, dataset: Dataset) -> None:
+def check_support(config: Config, dataset: Dataset) -> None:
     """SUPPORT: refuse data on which the likelihood is not defined."""
     support = getattr(LIKELIHOODS[config.likelihood], "support", None)
     if support is None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from inspect import signature
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -232,7 +233,12 @@ def build_vae(
         encoder = network.encoder(config, P)
         posterior_head = POSTERIORS[config.posterior].from_config(config, encoder.out_features)
         prior = PRIORS[config.prior].from_config(config)
-        likelihood = LIKELIHOODS[config.likelihood].from_config(config)
+        family = LIKELIHOODS[config.likelihood]
+        wants_columns = "columns" in signature(family.from_config).parameters
+        if wants_columns and columns is None:
+            raise ValueError(f"likelihood: {config.likelihood} expects a table, got arrays")
+        about = {"columns": columns} if wants_columns else {}
+        likelihood = family.from_config(config, **about)
         body = network.decoder(config)
         decoder = nn.Sequential(body, nn.Linear(body.out_features, P * likelihood.outputs_per_dim))
     return VAE(
