@@ -134,6 +134,12 @@ class Config(BaseModel):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
+# The fields that say what the data is and how it is read.
+DATA_FIELDS = frozenset(
+    "data binarization test_fraction validation_fraction seed label_column categorical_columns "
+    "drop_columns missing scaling image_size memory_budget".split()
+)
+
 FAMILIES: dict[str, Registry] = {
     "posterior": POSTERIORS,
     "prior": PRIORS,

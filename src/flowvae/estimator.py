@@ -90,6 +90,9 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
         ((200, 2), (200,), (3, 4))
     """
 
+    n_features_in_: int
+    feature_names_in_: np.ndarray
+
     def __init__(
         self,
         posterior: str = "planar",
@@ -178,7 +181,7 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
     def inverse_transform(self, X: Any) -> np.ndarray:
         """The mean of p(x|z) at each row z of X (N, D): (N, P), in the units of the data."""
         check_is_fitted(self)
-        X = check_array(X, dtype=np.float32)
+        X = check_array(X, dtype=[np.float32])
         if X.shape[1] != self.model_.latent_dim:
             raise ValueError(
                 f"X: expected {self.model_.latent_dim} columns, the latent dimensions, "
@@ -208,7 +211,7 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
             found.append((log_joint - log_q).logsumexp(0) - math.log(len(z)))
         return torch.cat(found).cpu().numpy() - np.float32(self._log_volume())
 
-    def score(self, X: Any, y: Any = None) -> float:
+    def score(self, X: Any, y: Any = None) -> float:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The mean of :meth:`score_samples`, in nats per row: higher is better. y is ignored."""
         del y
         return float(self.score_samples(X).mean(dtype=np.float64))
@@ -279,7 +282,8 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
         return tags
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {key: value for key, value in super().__getstate__().items() if key != "_trainer"}
+        state: dict[str, Any] = dict(super().__getstate__())  # pyright: ignore[reportCallIssue, reportArgumentType]
+        state.pop("_trainer", None)
         if "model_" in state:  # readable where there is no such device
             state["model_"] = copy.deepcopy(state["model_"]).cpu()
         return state
@@ -306,7 +310,7 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
         self.columns_ = self._fit_columns(X) if scaled else None
         device = choose_device(self.config_.device)
         dataset = self._dataset(X)
-        check_support(self.config_, dataset)
+        check_support(self.likelihood, dataset)
         model = build_vae(self.config_, (X.shape[1],), columns=self.columns_)
         self.model_: VAE = model.to(device).eval()
         self.elbo_: list[float] = []

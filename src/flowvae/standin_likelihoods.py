@@ -56,7 +56,7 @@ class Mixed(nn.Module):
 
 
 class _Row(distributions.Distribution):
-    arg_constraints = {}
+    arg_constraints = {}  # pyright: ignore
 
     def __init__(self, columns: tuple[Column, ...], outputs: Tensor) -> None:
         self.columns = columns
