@@ -49,8 +49,8 @@ def pca(train: np.ndarray, seed: int) -> Callable[[np.ndarray], np.ndarray]:
     model = PCA(LATENT_DIM, random_state=seed).fit(scaler.transform(train))
 
     def score(X: np.ndarray) -> np.ndarray:
-        X = scaler.transform(X)
-        return ((X - model.inverse_transform(model.transform(X))) ** 2).sum(1)
+        scaled = scaler.transform(X)
+        return ((scaled - model.inverse_transform(model.transform(scaled))) ** 2).sum(1)
 
     return score
 

@@ -136,8 +136,11 @@ class Config(BaseModel):
 
 # The fields that say what the data is and how it is read.
 DATA_FIELDS = frozenset(
-    "data binarization test_fraction validation_fraction seed label_column categorical_columns "
-    "drop_columns missing scaling image_size memory_budget".split()
+    (
+        *("data", "binarization", "test_fraction", "validation_fraction", "seed"),
+        *("label_column", "categorical_columns", "drop_columns", "missing", "scaling"),
+        *("image_size", "memory_budget"),
+    )
 )
 
 FAMILIES: dict[str, Registry] = {

@@ -181,7 +181,7 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
     def inverse_transform(self, X: Any) -> np.ndarray:
         """The mean of p(x|z) at each row z of X (N, D): (N, P), in the units of the data."""
         check_is_fitted(self)
-        X = check_array(X, dtype=[np.float32])
+        X = check_array(X, dtype="float32")
         if X.shape[1] != self.model_.latent_dim:
             raise ValueError(
                 f"X: expected {self.model_.latent_dim} columns, the latent dimensions, "
@@ -282,8 +282,8 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
         return tags
 
     def __getstate__(self) -> dict[str, Any]:
-        state: dict[str, Any] = dict(super().__getstate__())  # pyright: ignore[reportCallIssue, reportArgumentType]
-        state.pop("_trainer", None)
+        state: Any = super().__getstate__()
+        state = {key: value for key, value in state.items() if key != "_trainer"}
         if "model_" in state:  # readable where there is no such device
             state["model_"] = copy.deepcopy(state["model_"]).cpu()
         return state
