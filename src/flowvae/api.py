@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,19 +13,30 @@ import numpy as np
 import torch
 
 from flowvae.config import Config, resolve_config
-from flowvae.data import Dataset, Split, binarize, load_dataset
+from flowvae.data import Dataset, Split, binarize, decode_table
+from flowvae.data.load import load_configured
 from flowvae.device import choose_device
 from flowvae.errors import TrainingError, UserError
 from flowvae.evaluation import Evaluation, encode_split, evaluate_model
 from flowvae.files import replacing, write_csv
 from flowvae.objectives import build_objective
 from flowvae.progress import Progress
+from flowvae.registry import LIKELIHOODS
 from flowvae.runs import Run, new_run_folder, open_run
 from flowvae.training import RunningMeans, Trainer
 from flowvae.training.events import EventWriter
 from flowvae.vae import build_vae
 
-__all__ = ["draw_figures", "encode", "evaluate", "reconstruct", "sample", "train"]
+__all__ = [
+    "check_support",
+    "describe_data",
+    "draw_figures",
+    "encode",
+    "evaluate",
+    "reconstruct",
+    "sample",
+    "train",
+]
 
 RunLike = Run | str | Path
 
@@ -74,12 +86,13 @@ def train(
     device = choose_device(config.device)
     folder = new_run_folder(out, config)
     if dataset is None:
-        dataset = load_dataset(config.data, config.binarization, config.test_fraction, config.seed)
+        dataset = load_configured(config)
     elif dataset.binarization == "none" and config.binarization != "none":
         dataset = binarize(dataset, config.binarization)
     about_data = {"data": dataset.name, "binarization": dataset.binarization}
     config = config.model_copy(update=about_data)
-    model = build_vae(config, dataset.data_shape).to(device)
+    check_support(config.likelihood, dataset)
+    model = build_vae(config, dataset.data_shape, columns=dataset.columns).to(device)
     build_objective(config, 1).check(model)
 
     run = Run(folder, config, model, dataset)
@@ -103,6 +116,21 @@ def train(
         raise
     run.save_environment(status="finished", durations=durations, **about)
     return run
+
+
+def check_support(likelihood: str, dataset: Dataset) -> None:
+    """SUPPORT: refuse data on which the likelihood is not defined."""
+    if likelihood == "mixed" and dataset.columns is None:
+        raise UserError(f"likelihood: mixed expects a table, got arrays, {dataset.name}")
+    support = getattr(LIKELIHOODS[likelihood], "support", None)
+    if support is None:
+        return
+    found = dataset.statistics
+    if found.low < support[0] or found.high > support[1]:
+        raise UserError(
+            f"likelihood: {likelihood} expects numbers in [{support[0]:g}, {support[1]:g}], "
+            f"or uint8, got {found.low:g} to {found.high:g} in {dataset.name}"
+        )
 
 
 def _fit(run: Run, dataset: Dataset, show: Progress, durations: dict[str, float]) -> None:
@@ -204,7 +232,8 @@ def sample(
     Args:
         run: a run, or its folder.
         n: how many.
-        out: also write them, as a picture (``.png``) or an array ``x`` (``.npz``).
+        out: also write them, as a picture (``.png``), an array ``x`` (``.npz``) or, of a table,
+            rows in its own values (``.csv``).
         device: where to compute, for a run given by its folder.
         seed: of the draws.
 
@@ -218,7 +247,7 @@ def sample(
     if out is not None:
         from flowvae.figures import image_grid
 
-        _write_images(out, image_grid, x, {"x": x})
+        _write_data(run, out, image_grid, x, {"x": x})
     return x
 
 
@@ -237,8 +266,8 @@ def reconstruct(
     Args:
         run: a run, or its folder.
         n: how many.
-        out: also write them, as a picture (``.png``), or as arrays ``x`` and ``reconstruction``
-            (``.npz``).
+        out: also write them, as a picture (``.png``), as arrays ``x`` and ``reconstruction``
+            (``.npz``) or, of a table, as rows in its own values (``.csv``).
         data: other data of the same shape.
         device: where to compute, for a run given by its folder.
         seed: of the draws.
@@ -256,7 +285,7 @@ def reconstruct(
         from flowvae.figures import image_pairs
 
         arrays = {"x": original, "reconstruction": reconstruction}
-        _write_images(out, image_pairs, (original, reconstruction), arrays)
+        _write_data(run, out, image_pairs, (original, reconstruction), arrays)
     return original, reconstruction
 
 
@@ -300,6 +329,19 @@ def encode(
         columns = [*found["z"].T, *(value for name, value in found.items() if name != "z")]
         write_csv(out, header, list(zip(*(column.tolist() for column in columns), strict=True)))
     return found
+
+
+def describe_data(config: Config) -> str:
+    """What ``config.data`` names, in a few lines: shape, splits, ranges, columns, likelihoods."""
+    from flowvae.data.summary import summary
+
+    dataset = load_configured(config)
+    fitting = []
+    for name in LIKELIHOODS:
+        with suppress(UserError):
+            check_support(name, dataset)
+            fitting.append(name)
+    return f"{summary(dataset)}\n  likelihoods  {', '.join(fitting)}"
 
 
 def draw_figures(run: RunLike, *, data: str | None = None, device: str = "auto") -> list[Path]:
@@ -346,13 +388,32 @@ def _write_npz(out: str | Path, arrays: dict[str, np.ndarray]) -> None:
         np.savez_compressed(temporary, **arrays)  # pyright: ignore[reportArgumentType]
 
 
-def _write_images(out: str | Path, draw: Any, images: Any, arrays: dict[str, np.ndarray]) -> None:
-    if _suffix(out, ".png", ".npz") == ".npz":
+def _write_data(
+    run: Run, out: str | Path, draw: Any, images: Any, arrays: dict[str, np.ndarray]
+) -> None:
+    """Arrays as they are, as a picture, or as rows of a table: those of all arrays by turns."""
+    table = (".csv",) if run.model.columns is not None else ()
+    suffix = _suffix(out, ".png", ".npz", *table)
+    if suffix == ".npz":
         _write_npz(out, arrays)
+    elif suffix == ".csv":
+        columns = run.model.columns or ()
+        decoded = {name: decode_table(columns, array) for name, array in arrays.items()}
+        count = len(next(iter(arrays.values())))
+        rows = [
+            [name, *(_cell(values[row]) for values in table.values())]
+            for row in range(count)
+            for name, table in decoded.items()
+        ]
+        write_csv(out, ["array", *(column.name for column in columns)], rows)
     else:
         from flowvae.figures import save_figure
 
         save_figure(draw(images), out)
+
+
+def _cell(value: Any) -> Any:
+    return f"{value:.7g}" if isinstance(value, float) else value  # what float32 knows
 
 
 def _timed(action: Any) -> float:

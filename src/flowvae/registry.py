@@ -53,7 +53,14 @@ class Registry(Mapping[str, Any]):
 
 POSTERIORS = Registry("posterior", {"planar": "flowvae.posteriors:PlanarPosterior"})
 PRIORS = Registry("prior", {"standard_normal": "flowvae.priors:StandardNormal"})
-LIKELIHOODS = Registry("likelihood", {"bernoulli": "flowvae.likelihoods:Bernoulli"})
+LIKELIHOODS = Registry(
+    "likelihood",
+    {
+        "bernoulli": "flowvae.likelihoods:Bernoulli",
+        "gaussian": "flowvae.standin_likelihoods:Gaussian",
+        "mixed": "flowvae.standin_likelihoods:Mixed",
+    },
+)
 NETWORKS = Registry("network", {"mlp": "flowvae.networks:MLP"})
 OBJECTIVES = Registry(
     "objective",

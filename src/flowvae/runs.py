@@ -16,14 +16,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from flowvae.config import Config, resolve_config
-from flowvae.data import Dataset, load_dataset
+from flowvae.data import Dataset
+from flowvae.data.columns import columns_from_json, columns_to_json
+from flowvae.data.load import load_configured
 from flowvae.device import choose_device
 from flowvae.errors import UserError
 from flowvae.evaluation import Evaluation
 from flowvae.files import write_bytes, write_csv, write_json, write_text
 from flowvae.vae import VAE, build_vae
 
-__all__ = ["Run", "load", "open_run"]
+__all__ = ["Run", "load", "open_run", "read_model", "write_model"]
 
 _MODEL = "model.safetensors"
 
@@ -54,15 +56,17 @@ class Run:
     def dataset(self) -> Dataset:
         """The run's data, under its binarization policy."""
         if self._dataset is None:
-            config = self.config
-            self._dataset = load_dataset(
-                config.data, config.binarization, config.test_fraction, config.seed
-            )
-            if self._dataset.data_shape != self.model.data_shape:
+            found = load_configured(self.config, self.model.columns)
+            if found.data_shape != self.model.data_shape:
                 raise UserError(
                     f"data: the run's model expects shape {self.model.data_shape}, "
-                    f"{config.data} has {self._dataset.data_shape}"
+                    f"{self.config.data} has {found.data_shape}"
                 )
+            if found.columns is not None and self.model.columns is None:
+                raise UserError(
+                    f"data: the run's model was trained on arrays, {self.config.data} is a table"
+                )
+            self._dataset = found
         return self._dataset
 
     @property
@@ -88,11 +92,8 @@ class Run:
         write_text(self.path / "config.yaml", self.config.to_yaml())
 
     def save_model(self) -> None:
-        """Write weights, with configuration and data shape beside them: one file is enough."""
-        about = {"config": self.config.model_dump(mode="json"), "data_shape": self.model.data_shape}
-        about = {"flowvae": json.dumps(about)}
-        weights = {name: value.cpu() for name, value in self.model.state_dict().items()}
-        write_bytes(self.path / _MODEL, save(weights, metadata=about))
+        """Write weights, with what is needed to use them: one file is enough."""
+        write_model(self.path / _MODEL, self.model, self.config)
 
     def save_metrics(self, rows: list[dict[str, float]]) -> None:
         values = [[_short(value) for value in row.values()] for row in rows]
@@ -119,6 +120,7 @@ class Run:
             "versions": {name: _version(name) for name in packages},
             "git_commit": _git_commit(),
             "pseudo_likelihood": self.dataset.pseudo_likelihood,
+            "data": self.dataset.describe(),
         }
         write_json(self.path / "environment.json", {**found, **facts})
 
@@ -136,7 +138,7 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> VAE:
     Raises:
         UserError: no run is there, or its model file is corrupt.
     """
-    return _read_model(Path(path), device)[0]
+    return read_model(Path(path), device)[0]
 
 
 def open_run(path: str | Path, device: str | torch.device = "auto", data: str | None = None) -> Run:
@@ -148,7 +150,7 @@ def open_run(path: str | Path, device: str | torch.device = "auto", data: str | 
         data: use this data instead of what the run was trained on.
     """
     path = Path(path)
-    model, config = _read_model(path, device)
+    model, config, _ = read_model(path, device)
     if data is not None:
         config = config.model_copy(update={"data": data})
     return Run(path if path.is_dir() else path.parent, config, model)
@@ -167,22 +169,43 @@ def new_run_folder(out: str | Path | None, config: Config) -> Path:
     return out
 
 
-def _read_model(path: Path, device: str | torch.device) -> tuple[VAE, Config]:
+def write_model(file: Path, model: VAE, config: Config, **more: str) -> None:
+    """Write a model's weights, with configuration, data shape and columns in the header.
+
+    Args:
+        file: to write, whole or not at all.
+        model: the model.
+        config: what it was built from.
+        **more: further texts for the header.
+    """
+    about = {
+        "config": config.model_dump(mode="json"),
+        "data_shape": model.data_shape,
+        "columns": columns_to_json(model.columns),
+    }
+    weights = {name: value.cpu() for name, value in model.state_dict().items()}
+    write_bytes(file, save(weights, metadata={"flowvae": json.dumps(about), **more}))
+
+
+def read_model(path: Path, device: str | torch.device) -> tuple[VAE, Config, dict[str, str]]:
+    """The inverse of :func:`write_model`, from its file or a run's folder: with the header."""
     file = path / _MODEL if path.is_dir() else path
     if not file.exists():
         raise UserError(f"run: expected a run folder with {_MODEL}, got {path}")
     target = choose_device(device) if isinstance(device, str) else device
     try:
         with safe_open(file, framework="pt", device="cpu") as opened:
-            about = json.loads((opened.metadata() or {})["flowvae"])
+            header = opened.metadata() or {}
+            about = json.loads(header["flowvae"])
             weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
         config = resolve_config(**about["config"])
-        model = build_vae(config, about["data_shape"])
+        columns = columns_from_json(about.get("columns"))  # not in the files of version 0.1
+        model = build_vae(config, about["data_shape"], columns=columns)
         model.load_state_dict(weights)
     except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"run: {file} is no model of flowvae's, or corrupt: {reason}") from None
-    return model.to(target).eval(), config
+    return model.to(target).eval(), config, header
 
 
 def _short(value: float) -> str:

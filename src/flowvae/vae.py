@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from inspect import signature
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -19,6 +20,7 @@ from flowvae.registry import LIKELIHOODS, NETWORKS, POSTERIORS, PRIORS
 
 if TYPE_CHECKING:
     from flowvae.config import Config
+    from flowvae.data.columns import Column
 
 __all__ = ["VAE", "ElboTerms", "build_vae"]
 
@@ -72,6 +74,7 @@ class VAE(nn.Module):
         likelihood: those -> p(x|z).
         latent_dim: D.
         data_shape: shape of one datum, such as (28, 28); P is its product.
+        columns: of a table, what the P values of a row mean.
 
     All densities are in nats per datum. Data lives in the likelihood's support, as (B, P) or
     (B, *data_shape).
@@ -96,6 +99,7 @@ class VAE(nn.Module):
         *,
         latent_dim: int,
         data_shape: Sequence[int],
+        columns: Sequence[Column] | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -105,6 +109,7 @@ class VAE(nn.Module):
         self.likelihood = likelihood
         self.latent_dim = latent_dim
         self.data_shape = tuple(data_shape)
+        self.columns = None if columns is None else tuple(columns)
 
     @property
     def data_dim(self) -> int:
@@ -210,7 +215,12 @@ class VAE(nn.Module):
         return [reduce(terms) for terms in self.term_chunks(x, samples, generator)]
 
 
-def build_vae(config: Config, data_shape: Sequence[int], seed: int | None = None) -> VAE:
+def build_vae(
+    config: Config,
+    data_shape: Sequence[int],
+    seed: int | None = None,
+    columns: Sequence[Column] | None = None,
+) -> VAE:
     """The model a configuration describes, for data of this shape, freshly initialised.
 
     Args:
@@ -218,6 +228,7 @@ def build_vae(config: Config, data_shape: Sequence[int], seed: int | None = None
         data_shape: shape of one datum.
         seed: of the initial weights; ``config.seed`` if not given. torch's global random state
             is left as it was.
+        columns: of a table, what the values of a row mean; kept with the model.
     """
     P = math.prod(data_shape)
     network = NETWORKS[config.network]
@@ -226,7 +237,12 @@ def build_vae(config: Config, data_shape: Sequence[int], seed: int | None = None
         encoder = network.encoder(config, P)
         posterior_head = POSTERIORS[config.posterior].from_config(config, encoder.out_features)
         prior = PRIORS[config.prior].from_config(config)
-        likelihood = LIKELIHOODS[config.likelihood].from_config(config)
+        family = LIKELIHOODS[config.likelihood]
+        wants_columns = "columns" in signature(family.from_config).parameters
+        if wants_columns and columns is None:
+            raise ValueError(f"likelihood: {config.likelihood} expects a table, got arrays")
+        about = {"columns": columns} if wants_columns else {}
+        likelihood = family.from_config(config, **about)
         body = network.decoder(config)
         decoder = nn.Sequential(body, nn.Linear(body.out_features, P * likelihood.outputs_per_dim))
     return VAE(
@@ -237,4 +253,5 @@ def build_vae(config: Config, data_shape: Sequence[int], seed: int | None = None
         likelihood,
         latent_dim=config.latent_dim,
         data_shape=data_shape,
+        columns=columns,
     )
