@@ -41,6 +41,18 @@ class Config(BaseModel):
     constraint: Literal["paper", "centred"] = Field(
         "paper", description="How a planar flow is kept invertible: m(a) of the paper, or centred."
     )
+    amortized: bool = Field(
+        True, description="Flow parameters written by the encoder; if false, shared by all data."
+    )
+    num_orthogonal: PositiveInt = Field(
+        8, description="Of sylvester_orthogonal: M, orthonormal directions per flow; at most D."
+    )
+    num_householder: PositiveInt = Field(
+        8, description="Of sylvester_householder: H, reflections per flow."
+    )
+    flow_hidden_dims: tuple[PositiveInt, ...] = Field(
+        (128,), min_length=1, description="Of iaf, coupling and spline: widths of a flow's network."
+    )
     hidden_dims: tuple[PositiveInt, ...] = Field(
         (500,),
         min_length=1,

@@ -18,8 +18,8 @@ class Registry(Mapping[str, Any]):
 
     Examples:
         >>> from flowvae.registry import POSTERIORS
-        >>> list(POSTERIORS)
-        ['planar']
+        >>> "planar" in POSTERIORS
+        True
         >>> POSTERIORS["planar"].__name__
         'PlanarPosterior'
     """
@@ -51,7 +51,22 @@ class Registry(Mapping[str, Any]):
         self._entries[name] = entry
 
 
-POSTERIORS = Registry("posterior", {"planar": "flowvae.posteriors:PlanarPosterior"})
+POSTERIORS = Registry(
+    "posterior",
+    {
+        "gaussian": "flowvae.posteriors:GaussianPosterior",
+        "full_gaussian": "flowvae.posteriors:FullGaussianPosterior",
+        "planar": "flowvae.posteriors:PlanarPosterior",
+        "radial": "flowvae.posteriors:RadialPosterior",
+        "householder": "flowvae.posteriors:HouseholderPosterior",
+        "sylvester_orthogonal": "flowvae.posteriors:OrthogonalSylvesterPosterior",
+        "sylvester_householder": "flowvae.posteriors:HouseholderSylvesterPosterior",
+        "sylvester_triangular": "flowvae.posteriors:TriangularSylvesterPosterior",
+        "iaf": "flowvae.posteriors:IAFPosterior",
+        "coupling": "flowvae.posteriors:CouplingPosterior",
+        "spline": "flowvae.posteriors:SplinePosterior",
+    },
+)
 PRIORS = Registry("prior", {"standard_normal": "flowvae.priors:StandardNormal"})
 LIKELIHOODS = Registry("likelihood", {"bernoulli": "flowvae.likelihoods:Bernoulli"})
 NETWORKS = Registry("network", {"mlp": "flowvae.networks:MLP"})
