@@ -15,8 +15,8 @@ from hypothesis.extra import numpy as st_numpy
 
 from flowvae import UserError
 from flowvae.data import Batches, Dataset, Split, binarize, load_dataset
-from flowvae.data import load as load_module
-from flowvae.data.load import read_idx
+from flowvae.data import idx as idx_module
+from flowvae.data.idx import read_idx
 
 
 def idx_bytes(array: np.ndarray) -> bytes:
@@ -45,8 +45,8 @@ def test_bundled_mnist(mnist):
 
 
 def test_a_corrupt_bundle_is_noticed(monkeypatch):
-    wrong = dict.fromkeys(load_module._MNIST, "0" * 64)
-    monkeypatch.setattr(load_module, "_MNIST", wrong)
+    wrong = dict.fromkeys(idx_module._MNIST, "0" * 64)
+    monkeypatch.setattr(idx_module, "_MNIST", wrong)
     with pytest.raises(UserError, match=r"bundled MNIST.*expected SHA-256 0000.*got ba89"):
         load_dataset("mnist")
 
@@ -118,8 +118,6 @@ def test_numpy_files(tmp_path):
     ("array", "message"),
     [
         (np.full((9, 4), np.nan), "finite numbers, got NaN"),
-        (np.full((9, 4), 7.0), r"numbers in \[0, 1\], or uint8, got float64 from 7 to 7"),
-        (np.full((9, 4), -0.1), r"from -0\.1 to -0\.1"),
         (np.full((9, 4), "a"), "expected numbers, got dtype <U1"),
         (np.zeros(9), r"expected an array \(N, \.\.\.\)"),
         (np.zeros((0, 4)), r"N at least 2, got \(0, 4\)"),
@@ -140,9 +138,9 @@ def test_bad_files(tmp_path):
     for name, message in [
         ("a.npy", "no readable NumPy file"),
         ("b.npz", "expected arrays x_train and x_test, or x, in .*got z"),
-        ("c.txt", "expected a folder of IDX files"),
-        ("d.npz", r"expected 5 labels y in .*\(4,\)"),
-        ("absent.npy", "expected 'mnist' or a path that exists"),
+        ("c.txt", "expected 'mnist', .*table, got .*c.txt"),
+        ("d.npz", r"d.npz: expected 5 labels, .*\(4,\)"),
+        ("absent.npy", "no such file or folder: .*absent.npy"),
     ]:
         with pytest.raises(UserError, match=message):
             load_dataset(str(tmp_path / name))

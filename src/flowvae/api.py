@@ -12,12 +12,14 @@ import numpy as np
 import torch
 
 from flowvae.config import Config, resolve_config
-from flowvae.data import Dataset, Split, binarize, load_dataset
+from flowvae.data import Dataset, Split, binarize
+from flowvae.data.load import load_configured
 from flowvae.device import choose_device
 from flowvae.errors import TrainingError, UserError
 from flowvae.evaluation import Evaluation, encode_split, evaluate_model
 from flowvae.files import replacing, write_csv
 from flowvae.progress import Progress
+from flowvae.registry import LIKELIHOODS
 from flowvae.runs import Run, new_run_folder, open_run
 from flowvae.training import RunningMeans, Trainer
 from flowvae.training.events import EventWriter
@@ -73,12 +75,13 @@ def train(
     device = choose_device(config.device)
     folder = new_run_folder(out, config)
     if dataset is None:
-        dataset = load_dataset(config.data, config.binarization, config.test_fraction, config.seed)
+        dataset = load_configured(config)
     elif dataset.binarization == "none" and config.binarization != "none":
         dataset = binarize(dataset, config.binarization)
     about_data = {"data": dataset.name, "binarization": dataset.binarization}
     config = config.model_copy(update=about_data)
-    model = build_vae(config, dataset.data_shape).to(device)
+    _check_support(config, dataset)
+    model = build_vae(config, dataset.data_shape, columns=dataset.columns).to(device)
 
     run = Run(folder, config, model, dataset)
     show = Progress(config, dataset, folder, enabled=progress)
@@ -101,6 +104,19 @@ def train(
         raise
     run.save_environment(status="finished", durations=durations, **about)
     return run
+
+
+def _check_support(config: Config, dataset: Dataset) -> None:
+    """SUPPORT: refuse data on which the likelihood is not defined."""
+    support = getattr(LIKELIHOODS[config.likelihood], "support", None)
+    if support is None:
+        return
+    found = dataset.statistics
+    if found.low < support[0] or found.high > support[1]:
+        raise UserError(
+            f"likelihood: {config.likelihood} expects numbers in [{support[0]:g}, {support[1]:g}], "
+            f"or uint8, got {found.low:g} to {found.high:g} in {dataset.name}"
+        )
 
 
 def _fit(run: Run, dataset: Dataset, show: Progress, durations: dict[str, float]) -> None:

@@ -36,6 +36,18 @@ class _IntList(click.ParamType):
             self.fail(f"expected whole numbers separated by commas, got {value!r}", param, ctx)
 
 
+class _TextList(click.ParamType):
+    """Names separated by commas."""
+
+    name = "NAME[,NAME…]"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        del param, ctx
+        return tuple(part.strip() for part in str(value).split(",") if part.strip())
+
+
 def _config_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """A flag for every field of :class:`Config`, with its description and default."""
     for name, field in reversed(Config.model_fields.items()):
@@ -47,12 +59,12 @@ def _config_options(command: Callable[..., Any]) -> Callable[..., Any]:
         elif get_origin(kind) is Literal:
             kind = click.Choice(get_args(kind))
         elif get_origin(kind) is tuple:
-            kind = _IntList()
+            kind = _TextList() if get_args(kind)[0] is str else _IntList()
         elif isinstance(kind, UnionType):  # X | None
             kind = get_args(kind)[0]
         default = field.default
         shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
-        shown = "none" if shown is None else shown
+        shown = "none" if shown in (None, "") else shown
         command = click.option(
             f"--{name.replace('_', '-')}",
             type=kind,

@@ -65,7 +65,9 @@ class Config(BaseModel):
 
     # The data
     data: str = Field(
-        "mnist", description="'mnist' (bundled), a folder of IDX files, or a .npy or .npz file."
+        "mnist",
+        description="'mnist' (bundled), an IDX file or a folder of them, a .npy or .npz file, a "
+        ".csv or .parquet table, a folder of pictures, or hf:NAME.",
     )
     binarization: Literal["none", "dynamic", "static", "threshold"] = Field(
         "none",
@@ -74,6 +76,32 @@ class Config(BaseModel):
     )
     test_fraction: float = Field(
         0.1, gt=0, lt=1, description="Share held out, by seed, when the data names no test set."
+    )
+    validation_fraction: float = Field(
+        0.0, ge=0, lt=1, description="Share of the training data held out, by seed, to decide by."
+    )
+    label_column: str | None = Field(
+        None, description="Column of a table, or array of a .npz, that is a label and no feature."
+    )
+    categorical_columns: tuple[str, ...] = Field(
+        (), description="Columns of a table whose numbers are names of categories."
+    )
+    drop_columns: tuple[str, ...] = Field((), description="Columns of a table to leave out.")
+    missing: Literal["refuse", "impute"] = Field(
+        "refuse",
+        description="Where a table has no value: refuse it; or impute the column's mean, or its "
+        "most frequent category, of the training data.",
+    )
+    scaling: Literal["auto", "none", "standard"] = Field(
+        "auto",
+        description="standard: each value of an array (N, P) has mean 0 and deviation 1 on the "
+        "training data; auto: only columns of numbers in tables.",
+    )
+    image_size: tuple[PositiveInt, ...] = Field(
+        (), max_length=2, description="Height and width to which pictures in folders are resized."
+    )
+    memory_budget: float = Field(
+        1.0, gt=0, description="In GiB; a larger array stays in its file and is read as needed."
     )
 
     # Training
@@ -97,6 +125,13 @@ class Config(BaseModel):
         if name not in registry:
             raise ValueError(f"expected one of {', '.join(registry)}, got {name!r}")
         return name
+
+    @field_validator("image_size")
+    @classmethod
+    def _image_size(cls, size: tuple[int, ...]) -> tuple[int, ...]:
+        if len(size) == 1:
+            raise ValueError(f"expected a height and a width, got {size[0]}")
+        return size
 
     @field_validator("device")
     @classmethod

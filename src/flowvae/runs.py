@@ -16,7 +16,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from flowvae.config import Config, resolve_config
-from flowvae.data import Dataset, load_dataset
+from flowvae.data import Dataset
+from flowvae.data.columns import columns_from_json, columns_to_json
+from flowvae.data.load import load_configured
 from flowvae.device import choose_device
 from flowvae.errors import UserError
 from flowvae.evaluation import Evaluation
@@ -54,15 +56,17 @@ class Run:
     def dataset(self) -> Dataset:
         """The run's data, under its binarization policy."""
         if self._dataset is None:
-            config = self.config
-            self._dataset = load_dataset(
-                config.data, config.binarization, config.test_fraction, config.seed
-            )
-            if self._dataset.data_shape != self.model.data_shape:
+            found = load_configured(self.config, self.model.columns)
+            if found.data_shape != self.model.data_shape:
                 raise UserError(
                     f"data: the run's model expects shape {self.model.data_shape}, "
-                    f"{config.data} has {self._dataset.data_shape}"
+                    f"{self.config.data} has {found.data_shape}"
                 )
+            if found.columns is not None and self.model.columns is None:
+                raise UserError(
+                    f"data: the run's model was trained on arrays, {self.config.data} is a table"
+                )
+            self._dataset = found
         return self._dataset
 
     @property
@@ -88,8 +92,12 @@ class Run:
         write_text(self.path / "config.yaml", self.config.to_yaml())
 
     def save_model(self) -> None:
-        """Write weights, with configuration and data shape beside them: one file is enough."""
-        about = {"config": self.config.model_dump(mode="json"), "data_shape": self.model.data_shape}
+        """Write weights, with configuration, data shape and columns beside: one file is enough."""
+        about: dict[str, Any] = {
+            "config": self.config.model_dump(mode="json"),
+            "data_shape": self.model.data_shape,
+            "columns": columns_to_json(self.model.columns),
+        }
         about = {"flowvae": json.dumps(about)}
         weights = {name: value.cpu() for name, value in self.model.state_dict().items()}
         write_bytes(self.path / _MODEL, save(weights, metadata=about))
@@ -119,6 +127,7 @@ class Run:
             "versions": {name: _version(name) for name in packages},
             "git_commit": _git_commit(),
             "pseudo_likelihood": self.dataset.pseudo_likelihood,
+            "data": self.dataset.describe(),
         }
         write_json(self.path / "environment.json", {**found, **facts})
 
@@ -177,7 +186,8 @@ def _read_model(path: Path, device: str | torch.device) -> tuple[VAE, Config]:
             about = json.loads((opened.metadata() or {})["flowvae"])
             weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
         config = resolve_config(**about["config"])
-        model = build_vae(config, about["data_shape"])
+        columns = columns_from_json(about.get("columns"))  # not in the files of version 0.1
+        model = build_vae(config, about["data_shape"], columns=columns)
         model.load_state_dict(weights)
     except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())

@@ -19,6 +19,7 @@ from flowvae.registry import LIKELIHOODS, NETWORKS, POSTERIORS, PRIORS
 
 if TYPE_CHECKING:
     from flowvae.config import Config
+    from flowvae.data.columns import Column
 
 __all__ = ["VAE", "ElboTerms", "build_vae"]
 
@@ -72,6 +73,7 @@ class VAE(nn.Module):
         likelihood: those -> p(x|z).
         latent_dim: D.
         data_shape: shape of one datum, such as (28, 28); P is its product.
+        columns: of a table, what the P values of a row mean.
 
     All densities are in nats per datum. Data lives in the likelihood's support, as (B, P) or
     (B, *data_shape).
@@ -96,6 +98,7 @@ class VAE(nn.Module):
         *,
         latent_dim: int,
         data_shape: Sequence[int],
+        columns: Sequence[Column] | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -105,6 +108,7 @@ class VAE(nn.Module):
         self.likelihood = likelihood
         self.latent_dim = latent_dim
         self.data_shape = tuple(data_shape)
+        self.columns = None if columns is None else tuple(columns)
 
     @property
     def data_dim(self) -> int:
@@ -206,7 +210,12 @@ class VAE(nn.Module):
         return [reduce(terms) for terms in self.term_chunks(x, samples, generator)]
 
 
-def build_vae(config: Config, data_shape: Sequence[int], seed: int | None = None) -> VAE:
+def build_vae(
+    config: Config,
+    data_shape: Sequence[int],
+    seed: int | None = None,
+    columns: Sequence[Column] | None = None,
+) -> VAE:
     """The model a configuration describes, for data of this shape, freshly initialised.
 
     Args:
@@ -214,6 +223,7 @@ def build_vae(config: Config, data_shape: Sequence[int], seed: int | None = None
         data_shape: shape of one datum.
         seed: of the initial weights; ``config.seed`` if not given. torch's global random state
             is left as it was.
+        columns: of a table, what the values of a row mean; kept with the model.
     """
     P = math.prod(data_shape)
     network = NETWORKS[config.network]
@@ -233,4 +243,5 @@ def build_vae(config: Config, data_shape: Sequence[int], seed: int | None = None
         likelihood,
         latent_dim=config.latent_dim,
         data_shape=data_shape,
+        columns=columns,
     )

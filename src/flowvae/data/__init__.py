@@ -1,7 +1,22 @@
-"""Arrays in: bundled MNIST, IDX files and NumPy files; binarization; batches."""
+"""Arrays in: bundled MNIST, files, folders, tables; splits; binarization; batches."""
 
 from flowvae.data.batches import Batches
-from flowvae.data.dataset import Dataset, Split, binarize
+from flowvae.data.columns import Column
+from flowvae.data.dataset import Dataset, Split, Statistics, binarize
 from flowvae.data.load import load_dataset
+from flowvae.data.options import Options
+from flowvae.data.rows import FileRows
+from flowvae.data.tables import decode_table
 
-__all__ = ["Batches", "Dataset", "Split", "binarize", "load_dataset"]
+__all__ = [
+    "Batches",
+    "Column",
+    "Dataset",
+    "FileRows",
+    "Options",
+    "Split",
+    "Statistics",
+    "binarize",
+    "decode_table",
+    "load_dataset",
+]

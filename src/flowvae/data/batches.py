@@ -1,4 +1,4 @@
-"""Batches drawn by index from images that lie on the device."""
+"""Batches drawn by index from data that lies on the device, or streamed from its file."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ import torch
 from torch import Tensor
 
 from flowvae.data.dataset import Split
+from flowvae.data.rows import FileRows
 
 __all__ = ["Batches"]
 
 
 class Batches:
-    """Every image once, in random order, ``batch_size`` at a time; the last batch may be smaller.
+    """Every datum once, in random order, ``batch_size`` at a time; the last batch may be smaller.
+
+    Data that stays in its file is shuffled in large pieces, see :mod:`flowvae.data.rows`.
 
     Args:
-        split: images, already on the device.
+        split: data, already on the device (or rows on disk that are wanted there).
         batch_size: images per batch.
         generator: on the same device; order and dynamic binarization come from it alone.
         dynamic: give a fresh Bernoulli(x) draw of each image instead of its grey values.
@@ -40,9 +43,17 @@ class Batches:
         return math.ceil(len(self.split) / self.batch_size)
 
     def __iter__(self) -> Iterator[Tensor]:
+        if isinstance(self.split.images, FileRows):
+            yield from self._streamed(self.split.images)
+            return
         order = torch.randperm(
             len(self.split), generator=self.generator, device=self.split.images.device
         )
         for index in order.split(self.batch_size):
             x = self.split.values(index)
+            yield torch.bernoulli(x, generator=self.generator) if self.dynamic else x
+
+    def _streamed(self, rows: FileRows) -> Iterator[Tensor]:
+        for part in rows.shuffled(self.batch_size, self.generator):
+            x = Split(part).values()
             yield torch.bernoulli(x, generator=self.generator) if self.dynamic else x

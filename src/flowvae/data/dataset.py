@@ -1,30 +1,71 @@
-"""A data set in memory: two splits of numbers in [0, 1], and what binarization does to them."""
+"""A data set: splits of numbers, what is known about them, and what binarization does to them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Literal
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from flowvae.data.columns import Column
+from flowvae.data.rows import FileRows
 from flowvae.errors import UserError
 
-__all__ = ["Binarization", "Dataset", "Split", "binarize"]
+__all__ = ["Binarization", "Dataset", "Split", "Statistics", "binarize"]
 
 Binarization = Literal["none", "dynamic", "static", "threshold"]
 
 # The fixed draws of `static`, and of the test images under `dynamic`, belong to the data and not
 # to the run: every run sees the same binary images, whatever its seed.
 _STATIC_SEED = 0
+_PART = 10_000  # data drawn together: changing it would change the fixed draws
+_PART_VALUES = 2**20  # numbers looked at together where a whole split is passed over
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What the numbers of a data set are, as the model sees them.
+
+    Args:
+        low: the smallest.
+        high: the largest.
+        integer: all are whole.
+        binary: all are 0 or 1.
+        eight_bit: all are k/255 with k = 0 … 255.
+    """
+
+    low: float
+    high: float
+    integer: bool
+    binary: bool
+    eight_bit: bool
+
+    def join(self, other: Statistics) -> Statistics:
+        """Of both together."""
+        return Statistics(
+            min(self.low, other.low),
+            max(self.high, other.high),
+            self.integer and other.integer,
+            self.binary and other.binary,
+            self.eight_bit and other.eight_bit,
+        )
 
 
 @dataclass(frozen=True)
 class Split:
-    """One split: images (N, P), either uint8 with 255 for 1, or float32 in [0, 1]; labels (N,)."""
+    """One split: data (N, P), uint8 with 255 for 1, or float32; labels (N,).
 
-    images: Tensor
+    Args:
+        images: a tensor, or rows that are read from their file when asked for.
+        labels: one number per datum, if there are any.
+    """
+
+    images: Tensor | FileRows
     labels: Tensor | None = None
 
     def __len__(self) -> int:
@@ -34,25 +75,57 @@ class Split:
         return replace(self, images=self.images.to(device))
 
     def values(self, index: Tensor | slice = slice(None)) -> Tensor:
-        """The chosen images as float32 in [0, 1], (n, P)."""
+        """The chosen data as float32, (n, P)."""
         images = self.images[index]
         return images.float().div_(255) if images.dtype == torch.uint8 else images
 
     def is_binary(self) -> bool:
         one = 255 if self.images.dtype == torch.uint8 else 1
-        return all(bool(((part == 0) | (part == one)).all()) for part in self.images.split(10_000))
+        return all(bool(((part == 0) | (part == one)).all()) for part in self._parts())
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        """One pass over the split, a part at a time; kept."""
+        found = Statistics(math.inf, -math.inf, True, True, True)
+        for part in self._parts():
+            found = found.join(_statistics(part, found))
+        return found
+
+    def _parts(self) -> Iterator[Tensor]:
+        """The stored numbers, not many at a time."""
+        step = max(1, _PART_VALUES // max(1, self.images.shape[1]))
+        for start in range(0, len(self), step):
+            yield self.images[start : start + step]
+
+
+def _statistics(part: Tensor, so_far: Statistics) -> Statistics:
+    """Of one part; what is false already is not looked at again. NaN shows in low and high."""
+    low, high = (value.item() for value in torch.aminmax(part))
+    if part.dtype == torch.uint8:
+        binary = so_far.binary and bool(((part == 0) | (part == 255)).all())
+        return Statistics(low / 255, high / 255, binary, binary, True)
+    integer = so_far.integer and bool((part == part.round()).all())
+    unit = low >= 0 and high <= 1
+    eight_bit = so_far.eight_bit and unit
+    eight_bit = eight_bit and bool((part.mul(255).round_().div_(255) == part).all())
+    return Statistics(low, high, integer, integer and unit, eight_bit)
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Training and test data of one shape.
+    """Training and test data of one shape, and validation data where some were set aside.
 
     Args:
         name: what ``--data`` names, recorded with the run.
         train: what is learned from.
-        test: what is held out.
+        test: what is held out, for the final figures.
         data_shape: shape of one datum, such as (28, 28).
         binarization: the policy that was applied, see :func:`binarize`.
+        validation: what is held out for decisions on the way, such as when to stop.
+        columns: of a table, what the values mean; else none.
+        label_names: what the labels 0, 1, … stand for, where they have names.
+        record: how the splits were made: seed, fractions, counts, hashes of the row numbers.
+        notes: what a person should know about the data, a line each.
     """
 
     name: str
@@ -60,6 +133,11 @@ class Dataset:
     test: Split
     data_shape: tuple[int, ...]
     binarization: Binarization = "none"
+    validation: Split | None = None
+    columns: tuple[Column, ...] | None = None
+    label_names: tuple[str, ...] | None = None
+    record: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def from_arrays(
@@ -69,60 +147,97 @@ class Dataset:
         train_labels: np.ndarray | None = None,
         test_labels: np.ndarray | None = None,
         name: str = "arrays",
+        validation: np.ndarray | None = None,
+        validation_labels: np.ndarray | None = None,
     ) -> Dataset:
-        """Check and adopt arrays (N, ...) of uint8, or of numbers in [0, 1].
+        """Check and adopt arrays (N, ...): uint8 for 8-bit images, or any finite numbers.
+
+        Which numbers are allowed is for the likelihood to say; see :attr:`statistics`.
 
         Raises:
-            UserError: wrong shape or type, NaN, or values outside [0, 1].
+            UserError: wrong shape or type, NaN or infinity.
 
         Examples:
             >>> import numpy as np
             >>> Dataset.from_arrays(np.zeros((6, 8, 5)), np.zeros((2, 8, 5))).data_shape
             (8, 5)
         """
-        if train.shape[1:] != test.shape[1:]:
-            raise UserError(
-                f"{name}: expected train and test data of one shape, "
-                f"got {train.shape[1:]} and {test.shape[1:]}"
-            )
+        parts = {"test": test, **({} if validation is None else {"validation": validation})}
+        for part, array in parts.items():
+            if train.shape[1:] != array.shape[1:]:
+                raise UserError(
+                    f"{name}: expected train and {part} data of one shape, "
+                    f"got {train.shape[1:]} and {array.shape[1:]}"
+                )
         return cls(
             name,
-            _split(train, train_labels, f"{name}: train"),
-            _split(test, test_labels, f"{name}: test"),
+            adopt(train, train_labels, f"{name}: train"),
+            adopt(test, test_labels, f"{name}: test"),
             tuple(train.shape[1:]),
+            validation=None
+            if validation is None
+            else adopt(validation, validation_labels, f"{name}: validation"),
         )
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        """The splits there are, by name."""
+        found = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: split for name, split in found.items() if split is not None}
 
     @property
     def pseudo_likelihood(self) -> bool:
         """Whether log p(x|z) under a Bernoulli likelihood is a pseudo-likelihood: grey pixels."""
         if self.binarization != "none":
             return False
-        return not (self.train.is_binary() and self.test.is_binary())
+        return not all(split.is_binary() for split in self.splits.values())
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        """What the numbers of all splits are, as the model sees them."""
+        if self.binarization != "none":
+            return Statistics(0.0, 1.0, True, True, True)
+        first, *rest = (split.statistics for split in self.splits.values())
+        for each in rest:
+            first = first.join(each)
+        return first
+
+    def describe(self) -> dict[str, Any]:
+        """Splits and how they were made, in plain values: recorded with a run."""
+        counts = {name: len(split) for name, split in self.splits.items()}
+        about: dict[str, Any] = {"name": self.name, "shape": list(self.data_shape), **counts}
+        if self.label_names is not None:
+            about["label_names"] = list(self.label_names)
+        about["splits"] = dict(self.record)
+        about["notes"] = list(self.notes)
+        return about
 
 
-def _split(images: np.ndarray, labels: np.ndarray | None, name: str) -> Split:
+def adopt(images: np.ndarray | FileRows, labels: np.ndarray | None, name: str) -> Split:
+    """A split of checked data and labels; arrays are copied."""
+    if labels is not None:
+        if labels.shape != (len(images),) or labels.dtype.kind not in "iuf":
+            raise UserError(
+                f"{name} labels: expected {len(images)} integers (or, for quantities, "
+                f"real numbers), got {labels.dtype} {labels.shape}"
+            )
+        labels = labels.astype(np.float64 if labels.dtype.kind == "f" else np.int64)
+    kept = None if labels is None else torch.from_numpy(labels)
+    if isinstance(images, FileRows):
+        return Split(images, kept)
     if images.ndim < 2 or images.size == 0:
         raise UserError(f"{name}: expected an array (N, ...) that is not empty, got {images.shape}")
     if images.dtype != np.uint8:
         if images.dtype.kind not in "fiub":
             raise UserError(f"{name}: expected numbers, got dtype {images.dtype}")
+        with np.errstate(over="ignore"):  # found just below
+            images = images.astype(np.float32)
         if not np.isfinite(images).all():
             raise UserError(f"{name}: expected finite numbers, got NaN or infinity")
-        low, high = images.min(), images.max()
-        if low < 0 or high > 1:
-            raise UserError(
-                f"{name}: expected numbers in [0, 1], or uint8, "
-                f"got {images.dtype} from {low:g} to {high:g}"
-            )
-        images = images.astype(np.float32)
-    if labels is not None:
-        if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
-            raise UserError(
-                f"{name} labels: expected {len(images)} integers, got {labels.dtype} {labels.shape}"
-            )
-        labels = labels.astype(np.int64)
-    flat = np.array(images.reshape(len(images), -1))  # a copy: owned and writable
-    return Split(torch.from_numpy(flat), None if labels is None else torch.from_numpy(labels))
+        flat = images.reshape(len(images), -1)
+    else:
+        flat = np.array(images.reshape(len(images), -1))  # a copy: owned and writable
+    return Split(torch.from_numpy(np.ascontiguousarray(flat)), kept)
 
 
 def binarize(dataset: Dataset, policy: Binarization) -> Dataset:
@@ -132,33 +247,48 @@ def binarize(dataset: Dataset, policy: Binarization) -> Dataset:
     - ``threshold``: 1 where x ≥ ½.
     - ``static``: one fixed Bernoulli(x) draw of every image, the same for all runs.
     - ``dynamic``: a fresh Bernoulli(x) draw each time a training image is used (see
-      :class:`Batches`); the test images are one fixed draw, so that runs can be compared.
+      :class:`Batches`); the test and validation images are one fixed draw, so that runs can be
+      compared.
 
     Results under different policies are never comparable.
+
+    Raises:
+        UserError: there are values outside [0, 1].
     """
-    train, test = dataset.train, dataset.test
-    if policy == "threshold":
-        train, test = (_map(split, _threshold) for split in (train, test))
-    elif policy in ("static", "dynamic"):
-        generator = torch.Generator().manual_seed(_STATIC_SEED)
-        test = _map(test, lambda x: _draw(x, generator))
-        if policy == "static":
-            train = _map(train, lambda x: _draw(x, generator))
-    return replace(dataset, train=train, test=test, binarization=policy)
+    if policy == "none":
+        return replace(dataset, binarization=policy)
+    for split in dataset.splits.values():
+        if dataset.columns is not None:
+            raise UserError(f"binarization: {policy} expects pixels, got a table, {dataset.name}")
+        if split.images.dtype == torch.uint8:
+            continue
+        low, high = split.statistics.low, split.statistics.high
+        if low < 0 or high > 1:
+            raise UserError(
+                f"binarization: {policy} expects pixels in [0, 1], got {low:g} to {high:g} in "
+                f"{dataset.name}"
+            )
+    generator = torch.Generator().manual_seed(_STATIC_SEED)
+    change: dict[str, Split] = {}
+    # Test first: its draw then does not depend on what else is drawn.
+    for name in ("test", "train", "validation"):
+        split = dataset.splits.get(name)
+        if split is not None and not (policy == "dynamic" and name == "train"):
+            change[name] = _binary(split, policy, generator)
+    return replace(dataset, binarization=policy, **change)
 
 
-def _map(split: Split, function) -> Split:
-    """Replace the images by the 0 or 1 that ``function`` makes of them, as uint8 0 or 255."""
+def _binary(split: Split, policy: Binarization, generator: torch.Generator) -> Split:
+    """The split with 0 or 1 in place of grey, as uint8 0 or 255."""
+    if isinstance(split.images, FileRows):
+        seed = None if policy == "threshold" else _STATIC_SEED
+        return replace(split, images=split.images.binarized(seed))
+
+    def function(x: Tensor) -> Tensor:
+        return x >= 0.5 if policy == "threshold" else torch.bernoulli(x, generator=generator)
+
     parts = [
-        function(split.values(slice(start, start + 10_000))).to(torch.uint8) * 255
-        for start in range(0, len(split), 10_000)
+        function(split.values(slice(start, start + _PART))).to(torch.uint8) * 255
+        for start in range(0, len(split), _PART)
     ]
     return replace(split, images=torch.cat(parts))
-
-
-def _threshold(x: Tensor) -> Tensor:
-    return x >= 0.5
-
-
-def _draw(x: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.bernoulli(x, generator=generator)

@@ -1,0 +1,89 @@
+"""What the values of a table mean: its columns, kept with the model. Free of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+__all__ = ["Column", "columns_from_json", "columns_to_json", "encoded_slices", "encoded_width"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table, and how its values become numbers.
+
+    - ``numeric``: (value - mean) / scale, one number. Mean and scale (standard deviation) are
+      those of the training split.
+    - ``binary``: 0 for ``categories[0]``, 1 for ``categories[1]``, one number.
+    - ``categorical``: one-hot, one number per category, in the order of ``categories``.
+
+    Args:
+        name: of the column.
+        kind: as above.
+        categories: the values as text, for ``binary`` (two) and ``categorical`` columns.
+        mean: of a numeric column.
+        scale: of a numeric column, positive.
+        fill: what stands in for a missing value where such are imputed: the mean, or the most
+            frequent category, of the training split. Not given where none may be missing.
+
+    Examples:
+        >>> Column("age", "numeric", mean=40.0, scale=12.5).width
+        1
+        >>> Column("colour", "categorical", ("blue", "green", "red")).width
+        3
+    """
+
+    name: str
+    kind: Literal["numeric", "binary", "categorical"]
+    categories: tuple[str, ...] = ()
+    mean: float = 0.0
+    scale: float = 1.0
+    fill: float | str | None = None
+
+    def __post_init__(self) -> None:
+        expected = {"numeric": not self.categories, "binary": len(self.categories) == 2}
+        if not expected.get(self.kind, len(self.categories) >= 2):
+            raise ValueError(
+                f"categories of {self.kind} column {self.name!r}: expected none for numeric, two "
+                f"for binary, two or more for categorical, got {len(self.categories)}"
+            )
+        if not self.scale > 0:
+            raise ValueError(f"scale of column {self.name!r}: expected > 0, got {self.scale}")
+
+    @property
+    def width(self) -> int:
+        """How many numbers it becomes."""
+        return len(self.categories) if self.kind == "categorical" else 1
+
+
+def encoded_width(columns: Sequence[Column]) -> int:
+    """P, the numbers in one encoded row."""
+    return sum(column.width for column in columns)
+
+
+def encoded_slices(columns: Sequence[Column]) -> list[slice]:
+    """Where each column lies in an encoded row (P,).
+
+    Examples:
+        >>> table = [Column("age", "numeric"), Column("colour", "categorical", ("a", "b", "c"))]
+        >>> encoded_slices(table)
+        [slice(0, 1, None), slice(1, 4, None)]
+    """
+    found, start = [], 0
+    for column in columns:
+        found.append(slice(start, start + column.width))
+        start += column.width
+    return found
+
+
+def columns_to_json(columns: Sequence[Column] | None) -> list[dict[str, Any]] | None:
+    """Plain values, for the header of a model's file."""
+    return None if columns is None else [asdict(column) for column in columns]
+
+
+def columns_from_json(fields: Sequence[dict[str, Any]] | None) -> tuple[Column, ...] | None:
+    """The inverse of :func:`columns_to_json`."""
+    if fields is None:
+        return None
+    return tuple(Column(**{**each, "categories": tuple(each["categories"])}) for each in fields)

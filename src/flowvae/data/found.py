@@ -1,0 +1,152 @@
+"""What a reader found, before it is cut into splits."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from flowvae.data.dataset import Dataset, Split, adopt
+from flowvae.data.rows import ArrayFile, FileRows
+from flowvae.errors import UserError
+
+__all__ = ["Found", "cut", "split_dataset"]
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Found:
+    """Arrays by split name, or all in one.
+
+    Args:
+        name: of the data, as recorded.
+        parts: arrays (N, ...) as ``train``, ``test`` and perhaps ``validation``, or as ``all``.
+        labels: likewise (N,), where there are any.
+        label_names: what the labels 0, 1, … stand for.
+        notes: lines for the user.
+    """
+
+    name: str
+    parts: Mapping[str, np.ndarray | ArrayFile]
+    labels: Mapping[str, np.ndarray] = field(default_factory=dict)
+    label_names: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
+
+
+def cut(
+    counts: Mapping[str, int], test_fraction: float, validation_fraction: float, seed: int
+) -> tuple[dict[str, tuple[str, np.ndarray | None]], dict[str, Any]]:
+    """Which units of which part make up each split, and the record of it.
+
+    Args:
+        counts: units in each part: the splits the data comes with, or ``all``.
+        test_fraction: of ``all``, held out for the test.
+        validation_fraction: of what is left for training, held out for validation, unless the
+            data comes with a validation split; none if 0.
+        seed: of the order, one permutation of the units from NumPy's default generator.
+
+    Returns:
+        Split name -> (part, unit numbers; none for a whole part), and the record.
+    """
+    whole = next((part for part in ("all", "train") if part in counts), None)
+    if whole is None:
+        raise UserError(f"data: expected a training split, got {', '.join(counts)}")
+    chosen: dict[str, tuple[str, np.ndarray | None]] = {
+        name: (name, None) for name in SPLITS if name in counts
+    }
+    order = np.random.default_rng(seed).permutation(counts[whole])
+    fractions = {} if "test" in counts else {"test": test_fraction}
+    if "validation" not in counts and validation_fraction > 0:
+        fractions["validation"] = validation_fraction
+    record: dict[str, Any] = {"seed": seed, **{f"{k}_fraction": v for k, v in fractions.items()}}
+    for name, fraction in fractions.items():
+        held_out = max(1, round(fraction * len(order)))
+        if held_out >= len(order):
+            held_out = len(order) - 1
+        if held_out < 1:
+            raise UserError(
+                f"data: expected at least {len(fractions) + 1} data to split into train and "
+                f"{' and '.join(fractions)}, got {counts[whole]}"
+            )
+        chosen[name], order = (whole, order[:held_out]), order[held_out:]
+    if fractions:
+        chosen["train"] = (whole, order)
+        for name in (*fractions, "train"):
+            numbers = np.asarray(chosen[name][1], dtype="<i8")
+            record[name] = {
+                "count": len(numbers),
+                "rows_sha256": hashlib.sha256(numbers.tobytes()).hexdigest(),
+            }
+    return chosen, record if fractions else {"given": list(chosen)}
+
+
+def split_dataset(
+    found: Found, test_fraction: float, validation_fraction: float, seed: int
+) -> Dataset:
+    """Cut what was found into checked splits."""
+    shapes = {name: _row_shape(found, name) for name in found.parts}
+    first = next(iter(shapes.values()))
+    for name, shape in shapes.items():
+        if shape != first:
+            raise UserError(
+                f"{found.name}: expected data of one shape, got {first} in "
+                f"{next(iter(shapes))} and {shape} in {name}"
+            )
+    for name, labels in found.labels.items():
+        if labels.shape != (len(found.parts[name]),):
+            raise UserError(
+                f"{found.name}: expected {len(found.parts[name])} labels, one a datum, "
+                f"got shape {labels.shape}"
+            )
+    counts = {name: _units(part) for name, part in found.parts.items()}
+    chosen, record = cut(counts, test_fraction, validation_fraction, seed)
+    if any(isinstance(part, ArrayFile) for part in found.parts.values()) and "given" not in record:
+        record["unit"] = "blocks of neighbouring rows, for data larger than memory_budget"
+    splits: dict[str, Split] = {}
+    for name, (part, numbers) in chosen.items():
+        splits[name] = _take(found, part, numbers, f"{found.name}: {name}")
+    return Dataset(
+        found.name,
+        splits["train"],
+        splits["test"],
+        first,
+        validation=splits.get("validation"),
+        label_names=found.label_names,
+        record=record,
+        notes=found.notes,
+    )
+
+
+def _row_shape(found: Found, name: str) -> tuple[int, ...]:
+    array = found.parts[name]
+    if len(array.shape) < 2 or 0 in array.shape:
+        raise UserError(
+            f"{found.name}: expected an array (N, ...) that is not empty, got {array.shape}"
+        )
+    return tuple(array.shape[1:])
+
+
+def _units(part: np.ndarray | ArrayFile) -> int:
+    return part.num_blocks if isinstance(part, ArrayFile) else len(part)
+
+
+def _take(found: Found, part: str, numbers: np.ndarray | None, name: str) -> Split:
+    array, labels = found.parts[part], found.labels.get(part)
+    if isinstance(array, np.ndarray):
+        if numbers is None:
+            return adopt(array, labels, name)
+        return adopt(array[numbers], None if labels is None else labels[numbers], name)
+    blocks = np.arange(array.num_blocks) if numbers is None else np.sort(numbers)
+    rows = FileRows(array, blocks)
+    split = adopt(rows, None if labels is None else labels[rows.rows()], name)
+    if array.dtype.kind not in "fiub":
+        raise UserError(f"{name}: expected numbers, got dtype {array.dtype}")
+    if array.dtype.kind == "f":  # a pass over the file, worth it: NaN would end the training
+        low, high = split.statistics.low, split.statistics.high
+        if not np.isfinite([low, high]).all():
+            raise UserError(f"{name}: expected finite numbers, got NaN or infinity")
+    return split
