@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import math
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
-from flowvae.config import Config
-from flowvae.distributions import FlowDistribution, LatentDistribution
-from flowvae.registry import POSTERIORS
+import flowvae
+from flowvae.cli import main
+from flowvae.config import Config, resolve_config
+from flowvae.data.columns import Column
+from flowvae.distributions import FlowDistribution, LatentDistribution, MixtureDistribution
+from flowvae.posteriors import FlowPosterior
+from flowvae.priors import VampPrior
+from flowvae.registry import LIKELIHOODS, NETWORKS, POSTERIORS, PRIORS
 
 H = 6  # features
 FLOWS = [name for name in POSTERIORS if "gaussian" not in name]
-DEVICES = [
-    "cpu",
-    pytest.param(
-        "cuda",
-        marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here"),
-    ),
-]
 
 
 def posterior(
@@ -168,3 +172,270 @@ def test_float32_extremes_are_finite(name, seed):
     (log_q.sum() + torch.tanh(z).sum()).backward()
     for key, parameter in head.named_parameters():
         assert parameter.grad is None or parameter.grad.isfinite().all(), key
+
+
+# Priors, likelihoods and networks, and all of them together.
+
+TABLE = (
+    Column("age", "numeric"),
+    Column("colour", "categorical", ("a", "b", "c")),
+    Column("smoker", "binary", ("no", "yes")),
+    Column("weight", "numeric"),
+)
+SMALL = {
+    "hidden_dims": (8,),
+    "flow_hidden_dims": (8,),
+    "channels": (3, 4),
+    "num_components": 5,
+    "num_prior_flows": 2,
+    "num_orthogonal": 2,
+    "num_householder": 2,
+    "num_mixtures": 2,
+    "num_categories": 2,
+    "constraint": "centred",
+    "latent_dim": 3,
+    "num_flows": 2,
+}
+
+
+def model(shape=(3, 2), dtype=torch.float64, **settings) -> flowvae.VAE:
+    """A small model; a table's likelihood gets a table's shape."""
+    table = settings.get("likelihood") == "mixed"
+    config = resolve_config(**{**SMALL, **settings})
+    columns = TABLE if table else None
+    return flowvae.build_vae(config, (6,) if table else shape, columns=columns).to(dtype)
+
+
+def data(model: flowvae.VAE, count=5) -> Tensor:
+    """Binary data, which lies in every support; of a table, one-hot where it must be."""
+    x = (torch.rand(count, model.data_dim) > 0.5).to(next(model.parameters()).dtype)
+    if model.columns is not None:
+        x[:, 1:4] = torch.eye(3)[torch.randint(0, 3, (count,))].to(x)
+    return x
+
+
+# Every name at least once, and every pair of a posterior with a prior.
+PAIRS = [{"posterior": q, "prior": p} for q in POSTERIORS for p in PRIORS]
+PAIRS += [{"likelihood": name} for name in LIKELIHOODS]
+PAIRS += [{"likelihood": "gaussian", "sigma": "per_pixel"}, {"gated": True}]
+PAIRS += [{"network": n, "likelihood": "logistic_mixture"} for n in NETWORKS]
+PAIRS += [{"posterior": q, "amortized": False} for q in POSTERIORS]
+
+
+def named(settings: dict) -> str:
+    return "-".join(map(str, settings.values()))
+
+
+@pytest.mark.parametrize("settings", PAIRS, ids=named)
+def test_every_combination_has_elbo_samples_and_gradients_everywhere(settings):
+    torch.manual_seed(0)
+    made = model(dtype=torch.float32, **settings)
+    x = data(made)
+    assert made.elbo(x, 3).shape == made.log_prob(x, 3).shape == (5,)
+    with torch.no_grad():
+        assert made.sample(7).shape == (7, made.data_dim)
+        assert made.reconstruct(x).shape == x.shape
+    (-made.elbo_terms(x, 2).log_weight.mean()).backward()
+    for key, parameter in made.named_parameters():
+        assert parameter.grad is not None, key
+        assert parameter.grad.isfinite().all(), key
+        assert parameter.grad.abs().sum() > 0, key
+
+
+@pytest.mark.parametrize("settings", PAIRS, ids=named)
+def test_what_is_saved_is_what_is_loaded(settings, tmp_path):
+    made = model(dtype=torch.float32, **settings).eval()
+    with torch.no_grad():  # so that a value that was not read back would show
+        for parameter in made.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    config = resolve_config(**{**SMALL, **settings})
+    flowvae.Run(tmp_path, config, made).save_model()
+    again = flowvae.load(tmp_path)
+    x = data(made)
+    for use in (
+        lambda m, g: m.elbo(x, 2, g),
+        lambda m, g: m.sample(3, g),
+    ):
+        first, second = (use(m, torch.Generator().manual_seed(1)) for m in (made, again))
+        assert torch.equal(first, second)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.parametrize("settings", PAIRS, ids=named)
+def test_cuda_agrees_with_the_cpu(settings):
+    torch.manual_seed(0)
+    made = model(**settings)
+    x = data(made)
+    q = made.posterior(x)
+    z = q.rsample()
+    expected = made.decode(z).log_prob(x), made.prior().log_prob(z), q.log_prob(z)
+    made, x, z = made.cuda(), x.cuda(), z.cuda()
+    got = made.decode(z).log_prob(x), made.prior().log_prob(z), made.posterior(x).log_prob(z)
+    for a, b in zip(got, expected, strict=True):
+        torch.testing.assert_close(a.cpu(), b, rtol=1e-8, atol=1e-8)
+    assert made.sample(3).device.type == "cuda"
+
+
+@pytest.mark.parametrize("name", PRIORS)
+def test_prior_integrates_to_one_and_describes_its_draws(name):
+    torch.manual_seed(0)
+    made = model(prior=name, latent_dim=2)
+    p = made.prior()
+    axis = torch.linspace(-9, 9, 361, dtype=torch.float64)
+    with torch.no_grad():
+        z = torch.cartesian_prod(axis, axis)
+        density = p.log_prob(z).exp() * (axis[1] - axis[0]) ** 2
+        drawn = p.rsample((20_000,), torch.Generator().manual_seed(0))
+    assert density.sum().item() == pytest.approx(1.0, abs=1e-4)
+    # Means of a bounded function by both.
+    value = torch.sin(z + 0.3)
+    expected = (density[:, None] * value).sum(0)
+    sines = torch.sin(drawn + 0.3)
+    assert ((sines.mean(0) - expected).abs() < 5 * sines.std(0) / len(drawn) ** 0.5).all()
+
+
+def test_vampprior_is_the_mean_of_the_posteriors_at_its_pseudo_inputs():
+    made = model(prior="vampprior", posterior="planar")
+    p = made.prior()
+    assert isinstance(p, MixtureDistribution)
+    z = torch.randn(4, 3, dtype=torch.float64)
+    assert isinstance(made.prior, VampPrior)
+    u = made.prior.pseudo_inputs
+    assert ((u > 0) & (u < 1)).all()
+    each = torch.stack([made.posterior(u[m : m + 1]).log_prob(z) for m in range(5)])
+    torch.testing.assert_close(p.log_prob(z), each.logsumexp(0) - math.log(5))
+    # Trained through both of its ways: the pseudo-inputs and the encoder.
+    p.log_prob(z).sum().backward()
+    assert all(w.grad is not None for w in (made.prior.inputs, *made.encoder.parameters()))
+
+
+@pytest.mark.parametrize("shape", [(28, 20), (3, 9, 7), (1, 1), (8, 6, 3), (5, 5, 2)])
+@pytest.mark.parametrize("network", [name for name in NETWORKS if name != "mlp"])
+def test_convolutions_take_any_image(network, shape):
+    made = model(shape, network=network, channels=(2, 3, 4), likelihood="discretized_logistic")
+    x = data(made, 2)
+    terms = made.elbo_terms(x, 3)
+    assert terms.log_likelihood.shape == (3, 2)
+    # One datum at a time is the same: nothing mixes the batch or the samples.
+    z = torch.randn(3, 2, 3, dtype=torch.float64)
+    together = made.decode(z).mean
+    apart = made.decode(z[1, 1]).mean
+    torch.testing.assert_close(together[1, 1], apart)
+    assert made.decoder.get_submodule("1").bias.shape == (2 * made.data_dim,)
+
+
+@pytest.mark.parametrize("network", [name for name in NETWORKS if name != "mlp"])
+def test_an_output_belongs_to_its_pixel(network):
+    """A pixel's two outputs, mean and scale, lie where the likelihood looks for them."""
+    for shape in ((2, 4, 6), (6, 5, 2)):
+        made = model(shape, network=network, likelihood="gaussian", sigma="per_pixel")
+        x = torch.zeros(shape, dtype=torch.float64)
+        spot = (1, 2, 3) if shape[0] == 2 else (2, 3, 1)
+        with torch.no_grad():
+            x[spot] = 1
+            bias = made.decoder.get_parameter("1.bias")
+            bias[: made.data_dim] = 50 * x.flatten()
+            mean = made.decode(torch.zeros(3, dtype=torch.float64)).mean.reshape(shape)
+        assert mean.argmax() == x.argmax()
+        # The map before it: neighbours in the image are neighbours in the picture of gradients.
+        features = made.encoder(x.reshape(1, -1).requires_grad_())
+        assert features.shape == (1, 8)
+
+
+def test_networks_name_what_they_cannot_take():
+    with pytest.raises(flowvae.UserError, match=r"network: resnet expects images .*got .*\(7,\)"):
+        model((7,), network="resnet")
+
+
+class ShiftPosterior(FlowPosterior):
+    """K translations: what a family written in one class looks like."""
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"shift": (self.num_flows, self.latent_dim)}
+
+    def flow(self, z: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
+        return z + parameters[0].sum(-2), z.new_zeros(z.shape[:-1])
+
+    def flow_inverse(self, z_K: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
+        return z_K - parameters[0].sum(-2), z_K.new_zeros(z_K.shape[:-1])
+
+
+class WidePrior(nn.Module):
+    """N(0, 4 I)."""
+
+    loc: Tensor
+
+    def __init__(self, latent_dim: int) -> None:
+        super().__init__()
+        self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
+
+    @classmethod
+    def from_config(cls, config: Config, data_dim: int) -> WidePrior:
+        return cls(config.latent_dim)
+
+    def forward(self) -> LatentDistribution:
+        from flowvae.distributions import DiagonalGaussian
+
+        return DiagonalGaussian(self.loc, self.loc + math.log(4))
+
+
+def test_a_family_registered_on_the_fly_trains_from_the_command_line(
+    data_file: Path, tmp_path: Path, monkeypatch, capsys
+):
+    """One class and one line: the flag, the training, the evaluation and the pictures follow."""
+    for registry, name, family in (
+        (POSTERIORS, "shift", ShiftPosterior),
+        (PRIORS, "wide", WidePrior),
+    ):
+        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+        registry.register(name, family)
+    run = tmp_path / "run"
+    arguments = ["train", "--posterior", "shift", "--prior", "wide", "--data", data_file]
+    arguments += ["--epochs", 1, "--hidden-dims", 16, "--evaluation-samples", 4, "--out", run]
+    main([*map(str, arguments), "--quiet"])
+    assert json.loads((run / "environment.json").read_text())["status"] == "finished"
+    assert (run / "figures" / "posterior.png").exists()
+    assert isinstance(flowvae.load(run).posterior_head, ShiftPosterior)
+    main(["evaluate", str(run), "--samples", "8"])
+    assert "8-sample bound" in capsys.readouterr().out
+    main(["sample", str(run), "--num", "3", "--out", str(tmp_path / "x.npz")])
+    array = np.load(tmp_path / "x.npz")["x"]
+    assert array.shape == (3, 6, 5)
+    monkeypatch.undo()
+    with pytest.raises(SystemExit):
+        main(["evaluate", str(run)])
+    assert "posterior: expected one of" in capsys.readouterr().err
+
+
+FAMILY_OF_ONES_OWN = """
+from flowvae.networks import MLP
+
+class Mine(MLP):
+    @classmethod
+    def encoder(cls, config, data_shape):
+        return cls(30, [7], "tanh")
+"""
+
+
+def test_a_class_of_ones_own_needs_no_registration(data_file, tmp_path, monkeypatch, capsys):
+    (tmp_path / "my_networks.py").write_text(FAMILY_OF_ONES_OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    run = tmp_path / "run"
+    arguments = ["train", "--network", "my_networks:Mine", "--data", data_file, "--epochs", 1]
+    arguments += ["--hidden-dims", 5, "--evaluation-samples", 2, "--out", run, "--quiet"]
+    main([*map(str, arguments)])
+    assert flowvae.load(run).encoder.out_features == 7
+    for name, message in (("my_networks:Other", "no attribute"), ("absent_module:A", "No module")):
+        with pytest.raises(SystemExit) as stop:
+            main(["train", "--network", name, "--out", str(tmp_path / "no"), "--quiet"])
+        assert stop.value.code == 2
+        shown = capsys.readouterr().err
+        assert f"network: cannot import {name}: " in shown
+        assert message in shown
+        assert not (tmp_path / "no").exists()
+
+
+def test_spline_without_zuko_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "zuko.flows", None)
+    with pytest.raises(flowvae.UserError, match=r"spline needs zuko.*flowvae\[spline\]"):
+        posterior("spline")

@@ -18,8 +18,8 @@ from flowvae.device import choose_device
 from flowvae.errors import TrainingError, UserError
 from flowvae.evaluation import Evaluation, encode_split, evaluate_model
 from flowvae.files import replacing, write_csv
+from flowvae.likelihoods.support import check_support
 from flowvae.progress import Progress
-from flowvae.registry import LIKELIHOODS
 from flowvae.runs import Run, new_run_folder, open_run
 from flowvae.training import RunningMeans, Trainer
 from flowvae.training.events import EventWriter
@@ -80,7 +80,7 @@ def train(
         dataset = binarize(dataset, config.binarization)
     about_data = {"data": dataset.name, "binarization": dataset.binarization}
     config = config.model_copy(update=about_data)
-    _check_support(config, dataset)
+    check_support(config, dataset)
     model = build_vae(config, dataset.data_shape, columns=dataset.columns).to(device)
 
     run = Run(folder, config, model, dataset)
@@ -104,19 +104,6 @@ def train(
         raise
     run.save_environment(status="finished", durations=durations, **about)
     return run
-
-
-def _check_support(config: Config, dataset: Dataset) -> None:
-    """SUPPORT: refuse data on which the likelihood is not defined."""
-    support = getattr(LIKELIHOODS[config.likelihood], "support", None)
-    if support is None:
-        return
-    found = dataset.statistics
-    if found.low < support[0] or found.high > support[1]:
-        raise UserError(
-            f"likelihood: {config.likelihood} expects numbers in [{support[0]:g}, {support[1]:g}], "
-            f"or uint8, got {found.low:g} to {found.high:g} in {dataset.name}"
-        )
 
 
 def _fit(run: Run, dataset: Dataset, show: Progress, durations: dict[str, float]) -> None:
@@ -197,7 +184,7 @@ def evaluate(
             seed=config.seed if seed is None else seed,
             data=dataset.name,
             binarization=dataset.binarization,
-            pseudo_likelihood=dataset.pseudo_likelihood,
+            pseudo_likelihood=run.pseudo_likelihood,
             advance=advance,
         )
     run.save_evaluation(evaluation)

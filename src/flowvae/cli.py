@@ -15,6 +15,7 @@ import click
 from flowvae import __version__
 from flowvae.config import FAMILIES, PRESETS, Config, load_config, resolve_config
 from flowvae.errors import TrainingError, UserError
+from flowvae.registry import Registry
 
 if TYPE_CHECKING:
     from flowvae.evaluation import Evaluation
@@ -48,6 +49,25 @@ class _TextList(click.ParamType):
         return tuple(part.strip() for part in str(value).split(",") if part.strip())
 
 
+class _Family(click.ParamType):
+    """A name in a registry as it stands when the flag is read, or a class of one's own."""
+
+    name = "NAME"
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        del param, ctx
+        return f"[{'|'.join(self._registry)}|MODULE:CLASS]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value not in self._registry:
+            choices = ", ".join(self._registry)
+            self.fail(f"expected one of {choices}, or MODULE:CLASS, got {value!r}", param, ctx)
+        return str(value)
+
+
 def _config_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """A flag for every field of :class:`Config`, with its description and default."""
     for name, field in reversed(Config.model_fields.items()):
@@ -55,7 +75,7 @@ def _config_options(command: Callable[..., Any]) -> Callable[..., Any]:
             continue
         kind: Any = field.annotation
         if name in FAMILIES:
-            kind = click.Choice(list(FAMILIES[name]))
+            kind = _Family(FAMILIES[name])
         elif get_origin(kind) is Literal:
             kind = click.Choice(get_args(kind))
         elif get_origin(kind) is tuple:

@@ -17,6 +17,7 @@ from flowvae.registry import LIKELIHOODS, NETWORKS, POSTERIORS, PRIORS, Registry
 __all__ = ["PRESETS", "Config", "load_config", "preset", "resolve_config"]
 
 PositiveInt = Annotated[int, Field(ge=1)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Config(BaseModel):
@@ -51,7 +52,35 @@ class Config(BaseModel):
         8, description="Of sylvester_householder: H, reflections per flow."
     )
     flow_hidden_dims: tuple[PositiveInt, ...] = Field(
-        (128,), min_length=1, description="Of iaf, coupling and spline: widths of a flow's network."
+        (128,),
+        min_length=1,
+        description="Of iaf, coupling, spline and the flow prior: widths of a flow's network.",
+    )
+    num_components: PositiveInt = Field(
+        100, description="Of gaussian_mixture and vampprior: components, or pseudo-inputs."
+    )
+    num_prior_flows: int = Field(8, ge=0, description="Of the flow prior: K, its number of flows.")
+    sigma: Literal["learned", "per_pixel"] | PositiveFloat = Field(
+        "learned",
+        description="Of the gaussian likelihood: a number, one learned for every value of a datum, "
+        "or one written by the decoder (per_pixel).",
+    )
+    num_mixtures: PositiveInt = Field(
+        5, description="Of logistic_mixture: logistics per value of a datum."
+    )
+    num_categories: int = Field(
+        10, ge=2, description="Of the categorical likelihood: values are 0 … num_categories - 1."
+    )
+    activation: Literal["relu", "elu", "gelu", "silu", "tanh", "leaky_relu"] = Field(
+        "relu", description="Of the networks' hidden layers."
+    )
+    gated: bool = Field(
+        False, description="Of mlp: hidden layers are (Wx + c) · sigmoid(Vx + d), not activation."
+    )
+    channels: tuple[PositiveInt, ...] = Field(
+        (),
+        description="Of gated_conv and resnet: channels of the encoder's convolutions; the "
+        "network's own if not given.",
     )
     hidden_dims: tuple[PositiveInt, ...] = Field(
         (500,),

@@ -39,7 +39,7 @@ def save_all(run: Run) -> list[Path]:
     drawings: dict[str, Callable[[], Figure]] = {}
     if run.metrics:
         drawings["learning_curves"] = lambda: learning_curves(
-            run.metrics, pseudo_likelihood=run.dataset.pseudo_likelihood
+            run.metrics, pseudo_likelihood=run.pseudo_likelihood
         )
     drawings["latent_space"] = lambda: latent_scatter(
         encode_split(model, test, generator())[0].numpy(),
