@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from flowvae.api import draw_figures, encode, evaluate, reconstruct, sample, train
     from flowvae.config import PRESETS, Config, load_config, preset
     from flowvae.errors import TrainingError, UserError
+    from flowvae.estimator import FlowVAE
     from flowvae.runs import Run, load, open_run
     from flowvae.vae import VAE, ElboTerms, build_vae
 
@@ -22,6 +23,7 @@ __all__ = [
     "VAE",
     "Config",
     "ElboTerms",
+    "FlowVAE",
     "Run",
     "TrainingError",
     "UserError",
@@ -44,6 +46,7 @@ _HOME = {
     ),
     **dict.fromkeys(["PRESETS", "Config", "load_config", "preset"], "flowvae.config"),
     **dict.fromkeys(["TrainingError", "UserError"], "flowvae.errors"),
+    "FlowVAE": "flowvae.estimator",
     **dict.fromkeys(["Run", "load", "open_run"], "flowvae.runs"),
     **dict.fromkeys(["VAE", "ElboTerms", "build_vae"], "flowvae.vae"),
 }

@@ -12,20 +12,29 @@ import numpy as np
 import torch
 
 from flowvae.config import Config, resolve_config
-from flowvae.data import Dataset, Split, binarize
+from flowvae.data import Dataset, Split, binarize, decode_table
 from flowvae.data.load import load_configured
 from flowvae.device import choose_device
 from flowvae.errors import TrainingError, UserError
 from flowvae.evaluation import Evaluation, encode_split, evaluate_model
 from flowvae.files import replacing, write_csv
-from flowvae.likelihoods.support import check_support
+from flowvae.likelihoods.support import check_support, fitting_likelihoods
+from flowvae.objectives import build_objective
 from flowvae.progress import Progress
 from flowvae.runs import Run, new_run_folder, open_run
 from flowvae.training import RunningMeans, Trainer
 from flowvae.training.events import EventWriter
 from flowvae.vae import build_vae
 
-__all__ = ["draw_figures", "encode", "evaluate", "reconstruct", "sample", "train"]
+__all__ = [
+    "describe_data",
+    "draw_figures",
+    "encode",
+    "evaluate",
+    "reconstruct",
+    "sample",
+    "train",
+]
 
 RunLike = Run | str | Path
 
@@ -82,6 +91,7 @@ def train(
     config = config.model_copy(update=about_data)
     check_support(config, dataset)
     model = build_vae(config, dataset.data_shape, columns=dataset.columns).to(device)
+    build_objective(config, 1).check(model)
 
     run = Run(folder, config, model, dataset)
     show = Progress(config, dataset, folder, enabled=progress)
@@ -205,7 +215,8 @@ def sample(
     Args:
         run: a run, or its folder.
         n: how many.
-        out: also write them, as a picture (``.png``) or an array ``x`` (``.npz``).
+        out: also write them, as a picture (``.png``), an array ``x`` (``.npz``) or, of a table,
+            rows in its own values (``.csv``).
         device: where to compute, for a run given by its folder.
         seed: of the draws.
 
@@ -219,7 +230,7 @@ def sample(
     if out is not None:
         from flowvae.figures import image_grid
 
-        _write_images(out, image_grid, x, {"x": x})
+        _write_data(run, out, image_grid, x, {"x": x})
     return x
 
 
@@ -238,8 +249,8 @@ def reconstruct(
     Args:
         run: a run, or its folder.
         n: how many.
-        out: also write them, as a picture (``.png``), or as arrays ``x`` and ``reconstruction``
-            (``.npz``).
+        out: also write them, as a picture (``.png``), as arrays ``x`` and ``reconstruction``
+            (``.npz``) or, of a table, as rows in its own values (``.csv``).
         data: other data of the same shape.
         device: where to compute, for a run given by its folder.
         seed: of the draws.
@@ -257,7 +268,7 @@ def reconstruct(
         from flowvae.figures import image_pairs
 
         arrays = {"x": original, "reconstruction": reconstruction}
-        _write_images(out, image_pairs, (original, reconstruction), arrays)
+        _write_data(run, out, image_pairs, (original, reconstruction), arrays)
     return original, reconstruction
 
 
@@ -301,6 +312,14 @@ def encode(
         columns = [*found["z"].T, *(value for name, value in found.items() if name != "z")]
         write_csv(out, header, list(zip(*(column.tolist() for column in columns), strict=True)))
     return found
+
+
+def describe_data(config: Config) -> str:
+    """What ``config.data`` names, in a few lines: shape, splits, ranges, columns, likelihoods."""
+    from flowvae.data.summary import summary
+
+    dataset = load_configured(config)
+    return f"{summary(dataset)}\n  likelihoods  {', '.join(fitting_likelihoods(config, dataset))}"
 
 
 def draw_figures(run: RunLike, *, data: str | None = None, device: str = "auto") -> list[Path]:
@@ -347,13 +366,32 @@ def _write_npz(out: str | Path, arrays: dict[str, np.ndarray]) -> None:
         np.savez_compressed(temporary, **arrays)  # pyright: ignore[reportArgumentType]
 
 
-def _write_images(out: str | Path, draw: Any, images: Any, arrays: dict[str, np.ndarray]) -> None:
-    if _suffix(out, ".png", ".npz") == ".npz":
+def _write_data(
+    run: Run, out: str | Path, draw: Any, images: Any, arrays: dict[str, np.ndarray]
+) -> None:
+    """Arrays as they are, as a picture, or as rows of a table: those of all arrays by turns."""
+    table = (".csv",) if run.model.columns is not None else ()
+    suffix = _suffix(out, ".png", ".npz", *table)
+    if suffix == ".npz":
         _write_npz(out, arrays)
+    elif suffix == ".csv":
+        columns = run.model.columns or ()
+        decoded = {name: decode_table(columns, array) for name, array in arrays.items()}
+        count = len(next(iter(arrays.values())))
+        rows = [
+            [name, *(_cell(values[row]) for values in table.values())]
+            for row in range(count)
+            for name, table in decoded.items()
+        ]
+        write_csv(out, ["array", *(column.name for column in columns)], rows)
     else:
         from flowvae.figures import save_figure
 
         save_figure(draw(images), out)
+
+
+def _cell(value: Any) -> Any:
+    return f"{value:.7g}" if isinstance(value, float) else value  # what float32 knows
 
 
 def _timed(action: Any) -> float:

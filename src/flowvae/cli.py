@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from pathlib import Path
 from types import UnionType
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 import click
 
 from flowvae import __version__
-from flowvae.config import FAMILIES, PRESETS, Config, load_config, resolve_config
+from flowvae.config import DATA_FIELDS, FAMILIES, PRESETS, Config, load_config, resolve_config
 from flowvae.errors import TrainingError, UserError
 from flowvae.registry import Registry
 
@@ -70,28 +70,42 @@ class _Family(click.ParamType):
 
 def _config_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """A flag for every field of :class:`Config`, with its description and default."""
-    for name, field in reversed(Config.model_fields.items()):
-        if name in ("version", "preset"):
-            continue
-        kind: Any = field.annotation
-        if name in FAMILIES:
-            kind = _Family(FAMILIES[name])
-        elif get_origin(kind) is Literal:
-            kind = click.Choice(get_args(kind))
-        elif get_origin(kind) is tuple:
-            kind = _TextList() if get_args(kind)[0] is str else _IntList()
-        elif isinstance(kind, UnionType):  # X | None
-            kind = get_args(kind)[0]
-        default = field.default
-        shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
-        shown = "none" if shown in (None, "") else shown
-        command = click.option(
-            f"--{name.replace('_', '-')}",
-            type=kind,
-            default=None,
-            help=f"{field.description}  [{shown}]",
-        )(command)
-    return command
+    return _field_options(set(Config.model_fields) - {"version", "preset"})(command)
+
+
+def _field_options(names: Set[str]) -> Callable[..., Any]:
+    """Flags for these fields, in their own order."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for name, field in reversed(Config.model_fields.items()):
+            if name in names:
+                command = _field_option(name, field)(command)
+        return command
+
+    return decorate
+
+
+def _field_option(name: str, field: Any) -> Callable[..., Any]:
+    kind: Any = field.annotation
+    if name in FAMILIES:
+        kind = _Family(FAMILIES[name])
+    elif get_origin(kind) is Literal:
+        kind = click.Choice(get_args(kind))
+    elif get_origin(kind) is tuple:
+        kind = _TextList() if get_args(kind)[0] is str else _IntList()
+    elif isinstance(kind, UnionType):  # X | None
+        kind = get_args(kind)[0]
+    elif get_origin(kind) is Union:  # names or a number: Config tells them apart
+        kind = str
+    default = field.default
+    shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
+    shown = "none" if shown in (None, "") else shown
+    return click.option(
+        f"--{name.replace('_', '-')}",
+        type=kind,
+        default=None,
+        help=f"{field.description}  [{shown}]",
+    )
 
 
 _run = click.argument("run", type=click.Path(path_type=Path))
@@ -184,7 +198,7 @@ def evaluate(run: Path, samples: int | None, as_json: bool, **options: Any) -> N
 @cli.command()
 @_run
 @click.option("--num", type=click.IntRange(1), default=64, help="How many.  [64]")
-@_out("A .png or .npz file.  [RUN/samples.png, or .npz where data is no image]")
+@_out("A .png, .npz or, of a table, .csv file.  [RUN/samples.png, or as the data is]")
 @_seed
 @_device
 def sample(run: Path, num: int, out: Path | None, **options: Any) -> None:
@@ -199,7 +213,7 @@ def sample(run: Path, num: int, out: Path | None, **options: Any) -> None:
 @cli.command()
 @_run
 @click.option("--num", type=click.IntRange(1), default=16, help="How many.  [16]")
-@_out("A .png or .npz file.  [RUN/reconstructions.png, or .npz where data is no image]")
+@_out("A .png, .npz or, of a table, .csv file.  [RUN/reconstructions.png, or as the data is]")
 @_data
 @_seed
 @_device
@@ -241,6 +255,19 @@ def figures(run: Path, **options: Any) -> None:
 
 
 @cli.command()
+@click.argument("source")
+@_field_options(DATA_FIELDS - {"data"})
+def data(source: str, **flags: Any) -> None:
+    """Tell what --data SOURCE finds: shape, splits, ranges, columns, likelihoods that fit."""
+    given = {name: value for name, value in flags.items() if value is not None}
+    config = resolve_config(data=source, **given)
+
+    from flowvae.api import describe_data
+
+    click.echo(describe_data(config))
+
+
+@cli.command()
 @click.argument("name", type=click.Choice(list(PRESETS)), required=False)
 def presets(name: str | None) -> None:
     """List the presets, or print one as YAML."""
@@ -258,6 +285,7 @@ def _picture_or_arrays(path: Path, out: Path | None, stem: str, device: str) -> 
 
     run = open_run(path, device)
     suffix = ".png" if is_image(run.model.data_shape) else ".npz"
+    suffix = ".csv" if run.model.columns is not None else suffix
     return run, out or run.path / f"{stem}{suffix}"
 
 

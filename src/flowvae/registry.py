@@ -12,7 +12,7 @@ from typing import Any
 
 from flowvae.errors import UserError
 
-__all__ = ["LIKELIHOODS", "NETWORKS", "POSTERIORS", "PRIORS", "Registry"]
+__all__ = ["LIKELIHOODS", "NETWORKS", "OBJECTIVES", "POSTERIORS", "PRIORS", "Registry"]
 
 
 class Registry(Mapping[str, Any]):
@@ -113,5 +113,14 @@ NETWORKS = Registry(
         "mlp": "flowvae.networks:MLP",
         "gated_conv": "flowvae.networks:GatedConv",
         "resnet": "flowvae.networks:ResNet",
+    },
+)
+OBJECTIVES = Registry(
+    "objective",
+    {
+        "elbo": "flowvae.objectives:Elbo",
+        "stl": "flowvae.objectives:Stl",
+        "iwae": "flowvae.objectives:Iwae",
+        "dreg": "flowvae.objectives:Dreg",
     },
 )

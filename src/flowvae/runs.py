@@ -26,7 +26,7 @@ from flowvae.files import write_bytes, write_csv, write_json, write_text
 from flowvae.likelihoods.support import is_pseudo_likelihood
 from flowvae.vae import VAE, build_vae
 
-__all__ = ["Run", "load", "open_run"]
+__all__ = ["Run", "load", "open_run", "read_model", "write_model"]
 
 _MODEL = "model.safetensors"
 
@@ -98,15 +98,8 @@ class Run:
         write_text(self.path / "config.yaml", self.config.to_yaml())
 
     def save_model(self) -> None:
-        """Write weights, with configuration, data shape and columns beside: one file is enough."""
-        about: dict[str, Any] = {
-            "config": self.config.model_dump(mode="json"),
-            "data_shape": self.model.data_shape,
-            "columns": columns_to_json(self.model.columns),
-        }
-        about = {"flowvae": json.dumps(about)}
-        weights = {name: value.cpu() for name, value in self.model.state_dict().items()}
-        write_bytes(self.path / _MODEL, save(weights, metadata=about))
+        """Write weights, with what is needed to use them: one file is enough."""
+        write_model(self.path / _MODEL, self.model, self.config)
 
     def save_metrics(self, rows: list[dict[str, float]]) -> None:
         values = [[_short(value) for value in row.values()] for row in rows]
@@ -151,7 +144,7 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> VAE:
     Raises:
         UserError: no run is there, or its model file is corrupt.
     """
-    return _read_model(Path(path), device)[0]
+    return read_model(Path(path), device)[0]
 
 
 def open_run(path: str | Path, device: str | torch.device = "auto", data: str | None = None) -> Run:
@@ -163,7 +156,7 @@ def open_run(path: str | Path, device: str | torch.device = "auto", data: str | 
         data: use this data instead of what the run was trained on.
     """
     path = Path(path)
-    model, config = _read_model(path, device)
+    model, config, _ = read_model(path, device)
     if data is not None:
         config = config.model_copy(update={"data": data})
     return Run(path if path.is_dir() else path.parent, config, model)
@@ -182,14 +175,34 @@ def new_run_folder(out: str | Path | None, config: Config) -> Path:
     return out
 
 
-def _read_model(path: Path, device: str | torch.device) -> tuple[VAE, Config]:
+def write_model(file: Path, model: VAE, config: Config, **more: str) -> None:
+    """Write a model's weights, with configuration, data shape and columns in the header.
+
+    Args:
+        file: to write, whole or not at all.
+        model: the model.
+        config: what it was built from.
+        **more: further texts for the header.
+    """
+    about = {
+        "config": config.model_dump(mode="json"),
+        "data_shape": model.data_shape,
+        "columns": columns_to_json(model.columns),
+    }
+    weights = {name: value.cpu() for name, value in model.state_dict().items()}
+    write_bytes(file, save(weights, metadata={"flowvae": json.dumps(about), **more}))
+
+
+def read_model(path: Path, device: str | torch.device) -> tuple[VAE, Config, dict[str, str]]:
+    """The inverse of :func:`write_model`, from its file or a run's folder: with the header."""
     file = path / _MODEL if path.is_dir() else path
     if not file.exists():
         raise UserError(f"run: expected a run folder with {_MODEL}, got {path}")
     target = choose_device(device) if isinstance(device, str) else device
     try:
         with safe_open(file, framework="pt", device="cpu") as opened:
-            about = json.loads((opened.metadata() or {})["flowvae"])
+            header = opened.metadata() or {}
+            about = json.loads(header["flowvae"])
             weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
         config = resolve_config(**about["config"])
         columns = columns_from_json(about.get("columns"))  # not in the files of version 0.1
@@ -198,7 +211,7 @@ def _read_model(path: Path, device: str | torch.device) -> tuple[VAE, Config]:
     except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"run: {file} is no model of flowvae's, or corrupt: {reason}") from None
-    return model.to(target).eval(), config
+    return model.to(target).eval(), config, header
 
 
 def _short(value: float) -> str:

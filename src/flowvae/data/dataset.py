@@ -188,7 +188,7 @@ class Dataset:
     @property
     def pseudo_likelihood(self) -> bool:
         """Whether log p(x|z) under a Bernoulli likelihood is a pseudo-likelihood: grey pixels."""
-        if self.binarization != "none":
+        if self.binarization != "none" or self.columns is not None:
             return False
         return not all(split.is_binary() for split in self.splits.values())
 

@@ -157,9 +157,8 @@ def _infer(name: str, column: RawColumn, as_categories: bool) -> Column:
             _refuse_free_text(name, values, present)
             kind = "binary" if len(values) == 2 else "categorical"
             return Column(name, kind, tuple(values))
-    raise UserError(
-        f"data: column {name!r} is constant ({values[0]}); leave it out by drop_columns"
-    )
+    value = values[0] if isinstance(values[0], str) else _text(values[0])
+    raise UserError(f"data: column {name!r} is constant ({value}); leave it out by drop_columns")
 
 
 def _refuse_free_text(name: str, values: list[str], present: RawColumn) -> None:

@@ -9,7 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from flowvae.distributions.base import FlowSample, LatentDistribution, standard_draw
+from flowvae.distributions.base import (
+    FlowSample,
+    LatentDistribution,
+    standard_log_prob,
+    standard_noise,
+)
 from flowvae.distributions.gaussian import DiagonalGaussian
 from flowvae.flows.planar import Constraint, planar_flow, planar_flow_inverse
 
@@ -24,8 +29,8 @@ __all__ = [
 class FlowDistribution(LatentDistribution):
     """A base distribution pushed through K invertible maps of R^D.
 
-    log q_K(z_K) = log q₀(z₀) - Σ_k ladj_k. A subclass writes :meth:`flow`, :meth:`flow_inverse`,
-    :meth:`first` and :meth:`detached`.
+    log q_K(z_K) = log q₀(z₀) - Σ_k ladj_k. A subclass writes :meth:`flow`, :meth:`flow_inverse`
+    and :meth:`first`.
 
     Args:
         base: q₀, batch (...), event (D,).
@@ -54,6 +59,11 @@ class FlowDistribution(LatentDistribution):
         self, sample_shape: tuple[int, ...] = (), generator: torch.Generator | None = None
     ) -> FlowSample:
         z_0, log_base, _ = self.base.rsample_terms(sample_shape, generator)
+        z_K, ladj = self.flow(z_0)
+        return FlowSample(z_K, log_base, ladj)
+
+    def at_noise(self, eps: Tensor) -> FlowSample:
+        z_0, log_base, _ = self.base.at_noise(eps)
         z_K, ladj = self.flow(z_0)
         return FlowSample(z_K, log_base, ladj)
 
@@ -167,14 +177,16 @@ class NeuralFlowDistribution(FlowDistribution):
     def rsample_terms(
         self, sample_shape: tuple[int, ...] = (), generator: torch.Generator | None = None
     ) -> FlowSample:
+        return self.at_noise(standard_noise(self, sample_shape, self.base.loc, generator))
+
+    def at_noise(self, eps: Tensor) -> FlowSample:
         if not self.standardized:
-            return super().rsample_terms(sample_shape, generator)
+            return super().at_noise(eps)
         # ε itself, rather than z₀ standardized again, which rounds where σ is small.
-        shape = self._extended_shape(torch.Size(sample_shape))
-        eps, log_base = standard_draw(shape, self.base.loc, generator)
+        log_base = standard_log_prob(eps) - 0.5 * self.base.log_var.sum(-1)
         eps, ladj = self.module(eps, self.context, self.num_flows, False)
         z = self.base.loc + (0.5 * self.base.log_var).exp() * eps
-        return FlowSample(z, log_base - 0.5 * self.base.log_var.sum(-1), ladj)
+        return FlowSample(z, log_base, ladj)
 
     def detached(self) -> NeuralFlowDistribution:
         context = None if self.context is None else self.context.detach()
@@ -242,7 +254,3 @@ class PlanarFlowDistribution(FlowDistribution):
 
     def flow_inverse(self, z_K: Tensor) -> tuple[Tensor, Tensor]:
         return planar_flow_inverse(z_K, self.w, self.u, self.b, self.constraint)
-
-    def detached(self) -> PlanarFlowDistribution:
-        w, u, b = self.w.detach(), self.u.detach(), self.b.detach()
-        return PlanarFlowDistribution(self.base.detached(), w, u, b, self.constraint)

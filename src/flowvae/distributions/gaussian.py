@@ -9,7 +9,12 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import constraints
 
-from flowvae.distributions.base import FlowSample, LatentDistribution, standard_draw
+from flowvae.distributions.base import (
+    FlowSample,
+    LatentDistribution,
+    standard_log_prob,
+    standard_noise,
+)
 from flowvae.flows.householder import matvec
 
 __all__ = ["DiagonalGaussian", "FullGaussian"]
@@ -52,8 +57,9 @@ class DiagonalGaussian(LatentDistribution):
     def rsample_terms(
         self, sample_shape: tuple[int, ...] = (), generator: torch.Generator | None = None
     ) -> FlowSample:
-        shape = self._extended_shape(torch.Size(sample_shape))
-        eps = torch.randn(shape, generator=generator, dtype=self.loc.dtype, device=self.loc.device)
+        return self.at_noise(standard_noise(self, sample_shape, self.loc, generator))
+
+    def at_noise(self, eps: Tensor) -> FlowSample:
         # The density of z₀ = μ + σ ⊙ ε in terms of ε: no division by a small σ.
         log_base = -0.5 * (eps.square() + self.log_var + math.log(2 * math.pi)).sum(-1)
         z = self.loc + (0.5 * self.log_var).exp() * eps
@@ -120,9 +126,10 @@ class FullGaussian(LatentDistribution):
     def rsample_terms(
         self, sample_shape: tuple[int, ...] = (), generator: torch.Generator | None = None
     ) -> FlowSample:
-        shape = self._extended_shape(torch.Size(sample_shape))
-        eps, log_base = standard_draw(shape, self.loc, generator)
-        log_base = log_base - 0.5 * self.log_var.sum(-1)
+        return self.at_noise(standard_noise(self, sample_shape, self.loc, generator))
+
+    def at_noise(self, eps: Tensor) -> FlowSample:
+        log_base = standard_log_prob(eps) - 0.5 * self.log_var.sum(-1)
         turned = eps + matvec(self.lower.tril(-1), eps)
         z = self.loc + (0.5 * self.log_var).exp() * turned
         return FlowSample(z, log_base, torch.zeros_like(log_base))
@@ -137,6 +144,3 @@ class FullGaussian(LatentDistribution):
 
     def entropy(self) -> Tensor:
         return 0.5 * (self.log_var + math.log(2 * math.pi * math.e)).sum(-1)
-
-    def detached(self) -> FullGaussian:
-        return FullGaussian(self.loc.detach(), self.log_var.detach(), self.lower.detach())

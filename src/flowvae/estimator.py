@@ -1,0 +1,408 @@
+"""The model as a scikit-learn estimator."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flowvae.config import Config, resolve_config
+from flowvae.data import Batches, Column, Dataset, Split
+from flowvae.device import choose_device
+from flowvae.distributions import DiagonalGaussian
+from flowvae.errors import TrainingError, UserError
+from flowvae.likelihoods.support import check_support
+from flowvae.runs import read_model, write_model
+from flowvae.training import RunningMeans, Trainer
+from flowvae.vae import VAE, build_vae
+
+try:
+    from sklearn.base import (
+        BaseEstimator,
+        ClassNamePrefixFeaturesOutMixin,
+        DensityMixin,
+        TransformerMixin,
+    )
+    from sklearn.utils import Tags, check_array, check_random_state
+    from sklearn.utils.validation import check_is_fitted, validate_data
+except ImportError as error:
+    raise ImportError(
+        "FlowVAE needs scikit-learn 1.6 or later; pip install 'flowvae[sklearn]'"
+    ) from error
+
+__all__ = ["FlowVAE"]
+
+_CHUNK_VALUES = 2**22  # numbers of decoded data held at once
+
+# Likelihoods on all of R, for which standardising is a matter of units.
+_REAL = ("gaussian",)
+
+
+class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseEstimator):
+    """A variational autoencoder with a flow posterior, for arrays X (N, P) of real numbers.
+
+    Everything it gives is deterministic once fitted: z ~ q(z|x) is drawn with the same
+    ``num_samples`` noise vectors for every row, so a row's result does not depend on the others.
+
+    Args:
+        posterior: family of q(z|x), see ``flowvae train --help`` for this and the next three.
+        prior: family of p(z).
+        likelihood: family of p(x|z); its support must hold X.
+        network: family of the encoder and decoder bodies.
+        latent_dim: D, the number of columns that ``transform`` gives.
+        num_flows: K, the number of flows.
+        hidden_dims: widths of the encoder's hidden layers; the decoder's in reverse.
+        epochs: passes over X in ``fit``.
+        batch_size: rows per step.
+        learning_rate: of Adam.
+        weight_decay: of Adam.
+        max_grad_norm: clip the gradient to this norm; not clipped if None.
+        standardize: bring every column to mean 0 and deviation 1 first; ``"auto"`` does so where
+            the likelihood lives on all of R. A constant column is shifted only.
+        num_samples: S, draws of z ~ q(z|x) per row in ``transform``, ``reconstruct`` and
+            ``score_samples``.
+        settings: further fields of :class:`flowvae.Config`, such as ``{"constraint": "paper"}``.
+        random_state: seed of weights, batches and noise: an int, a ``RandomState`` or None.
+        device: auto, cpu, cuda, cuda:N or mps.
+        verbose: print a line on standard error after each epoch.
+
+    Attributes:
+        model_: the :class:`flowvae.VAE`, for standardised data.
+        config_: its :class:`flowvae.Config`.
+        columns_: mean and scale of every column, or None.
+        elbo_: after each epoch, the mean ELBO of its steps, in nats per row.
+        n_features_in_: P.
+
+    Examples:
+        >>> import numpy as np
+        >>> from flowvae import FlowVAE
+        >>> X = np.random.default_rng(0).normal(5.0, 2.0, (200, 4))
+        >>> model = FlowVAE(num_flows=4, hidden_dims=(16,), epochs=5, random_state=0).fit(X)
+        >>> model.transform(X).shape, model.score_samples(X).shape, model.sample(3).shape
+        ((200, 2), (200,), (3, 4))
+    """
+
+    n_features_in_: int
+    feature_names_in_: np.ndarray
+
+    def __init__(
+        self,
+        posterior: str = "planar",
+        prior: str = "standard_normal",
+        likelihood: str = "gaussian",
+        network: str = "mlp",
+        *,
+        latent_dim: int = 2,
+        num_flows: int = 16,
+        hidden_dims: Sequence[int] = (64,),
+        epochs: int = 100,
+        batch_size: int = 100,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 1e-5,
+        max_grad_norm: float | None = 50.0,
+        standardize: bool | str = "auto",
+        num_samples: int = 64,
+        settings: dict[str, Any] | None = None,
+        random_state: Any = None,
+        device: str = "auto",
+        verbose: int = 0,
+    ) -> None:
+        self.posterior = posterior
+        self.prior = prior
+        self.likelihood = likelihood
+        self.network = network
+        self.latent_dim = latent_dim
+        self.num_flows = num_flows
+        self.hidden_dims = hidden_dims
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.max_grad_norm = max_grad_norm
+        self.standardize = standardize
+        self.num_samples = num_samples
+        self.settings = settings
+        self.random_state = random_state
+        self.device = device
+        self.verbose = verbose
+
+    def fit(self, X: Any, y: Any = None) -> FlowVAE:
+        """Train from the start: ``epochs`` passes over X (N, P). y is ignored.
+
+        Raises:
+            ValueError: a parameter out of range, or X outside the likelihood's support.
+            TrainingError: the ELBO became NaN or infinite.
+        """
+        del y
+        X = validate_data(self, X, dtype=[np.float64, np.float32])
+        self._begin(X)
+        for _ in range(self.epochs):
+            self._epoch()
+        return self
+
+    def partial_fit(self, X: Any, y: Any = None) -> FlowVAE:
+        """One pass over X, going on from what was learned.
+
+        The first call builds the model; means and scales are those of its X and stay. Adam's
+        state is kept between calls, but not in a pickle.
+        """
+        del y
+        first = not hasattr(self, "model_")
+        X = validate_data(self, X, reset=first, dtype=[np.float64, np.float32])
+        if first:
+            self._begin(X)
+        else:
+            trainer = self._ready_trainer(X)
+            device = next(self.model_.parameters()).device
+            split = Split(self._encoded(X)).to(device)
+            trainer.batches = Batches(split, self.config_.batch_size, trainer.generator)
+        self._epoch()
+        return self
+
+    @torch.no_grad()
+    def transform(self, X: Any) -> np.ndarray:
+        """The mean of q(z|x) for each row, (N, D), float32.
+
+        Estimated by ``num_samples`` draws, the same noise for all rows. With a Gaussian posterior
+        that is μ up to the mean of that noise.
+        """
+        draws = [z.mean(0) for _, z, _ in self._draws(X)]
+        return torch.cat(draws).cpu().numpy()
+
+    @torch.no_grad()
+    def inverse_transform(self, X: Any) -> np.ndarray:
+        """The mean of p(x|z) at each row z of X (N, D): (N, P), in the units of the data."""
+        check_is_fitted(self)
+        X = check_array(X, dtype="float32")
+        if X.shape[1] != self.model_.latent_dim:
+            raise ValueError(
+                f"X: expected {self.model_.latent_dim} columns, the latent dimensions, "
+                f"got {X.shape[1]}"
+            )
+        z = torch.from_numpy(X).to(next(self.model_.parameters()).device)
+        chunks = z.split(self._rows_at_once(1))
+        return self._decoded(torch.cat([self.model_.decode(part).mean for part in chunks]))
+
+    @torch.no_grad()
+    def reconstruct(self, X: Any) -> np.ndarray:
+        """The mean of p(x|z) over z ~ q(z|x), by ``num_samples`` draws: (N, P), in X's units."""
+        found = [self.model_.decode(z).mean.mean(0) for _, z, _ in self._draws(X)]
+        return self._decoded(torch.cat(found))
+
+    @torch.no_grad()
+    def score_samples(self, X: Any) -> np.ndarray:
+        """The importance-weighted bound on log p(x) of each row, (N,), in nats.
+
+        log 1/S Σ_s p(x, z_s) / q(z_s|x), z_s ~ q(z|x), S = ``num_samples``: a lower bound in
+        expectation, log p(x) as S → ∞ (arXiv 1509.00519). It is a density of x in its own units:
+        standardising is accounted for.
+        """
+        found = []
+        for x, z, log_q in self._draws(X):
+            log_joint = self.model_.decode(z).log_prob(x) + self.model_.prior().log_prob(z)
+            found.append((log_joint - log_q).logsumexp(0) - math.log(len(z)))
+        return torch.cat(found).cpu().numpy() - np.float32(self._log_volume())
+
+    def score(self, X: Any, y: Any = None) -> float:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The mean of :meth:`score_samples`, in nats per row: higher is better. y is ignored."""
+        del y
+        return float(self.score_samples(X).mean(dtype=np.float64))
+
+    @torch.no_grad()
+    def sample(self, n_samples: int = 1, random_state: Any = 0) -> np.ndarray:
+        """Draw x ~ p(x|z), z ~ p(z): (n_samples, P), in the units of the data."""
+        check_is_fitted(self)
+        if n_samples < 1:
+            raise ValueError(f"n_samples: expected at least 1, got {n_samples}")
+        seed = int(check_random_state(random_state).randint(2**31 - 1))
+        device = next(self.model_.parameters()).device
+        generator = torch.Generator(device).manual_seed(seed)
+        z = self.model_.prior().rsample((n_samples,), generator)
+        devices = [device] if device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):  # torch's distributions draw from it
+            torch.manual_seed(seed)
+            x = [self.model_.decode(part).sample() for part in z.split(self._rows_at_once(1))]
+        return self._decoded(torch.cat(x))
+
+    def save(self, path: str | Path) -> None:
+        """Write one ``.safetensors`` file: weights, parameters, means and scales; no pickle.
+
+        ``flowvae.load`` reads the model from it too.
+        """
+        check_is_fitted(self)
+        parameters = self.get_params()
+        if not isinstance(parameters["random_state"], int | None):
+            parameters["random_state"] = None
+        about = {
+            "parameters": parameters,
+            "n_features_in": self.n_features_in_,
+            "feature_names_in": getattr(self, "feature_names_in_", np.array([])).tolist(),
+            "seed": self._seed,
+            "elbo": self.elbo_,
+        }
+        write_model(Path(path), self.model_, self.config_, estimator=json.dumps(about))
+
+    @classmethod
+    def load(cls, path: str | Path, device: str = "cpu") -> FlowVAE:
+        """Read back what :meth:`save` wrote.
+
+        Raises:
+            UserError: there is no such file, or it is none of :meth:`save`.
+        """
+        model, config, metadata = read_model(Path(path), device)
+        if "estimator" not in metadata:
+            raise UserError(f"estimator: expected a file that FlowVAE.save wrote, got {path}")
+        about = json.loads(metadata["estimator"])
+        parameters = about["parameters"]
+        found = cls(**{**parameters, "hidden_dims": tuple(parameters["hidden_dims"])})
+        found.model_, found.config_, found.columns_ = model, config, model.columns
+        found.n_features_in_, found._seed = about["n_features_in"], about["seed"]
+        found.elbo_ = about["elbo"]
+        if about["feature_names_in"]:
+            found.feature_names_in_ = np.array(about["feature_names_in"], object)
+        return found
+
+    @property
+    def _n_features_out(self) -> int:
+        """For the names of the columns that ``transform`` gives."""
+        return self.model_.latent_dim
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        if tags.transformer_tags is not None:
+            tags.transformer_tags.preserves_dtype = ["float32"]
+        return tags
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: Any = super().__getstate__()
+        state = {key: value for key, value in state.items() if key != "_trainer"}
+        if "model_" in state:  # readable where there is no such device
+            state["model_"] = copy.deepcopy(state["model_"]).cpu()
+        return state
+
+    def _begin(self, X: np.ndarray) -> None:
+        """A new model and its trainer."""
+        self._seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        names = ("posterior", "prior", "likelihood", "network", "latent_dim", "num_flows", "epochs")
+        names += ("batch_size", "learning_rate", "weight_decay", "max_grad_norm", "device")
+        self.config_: Config = resolve_config(
+            preset="planar",
+            data="arrays",
+            hidden_dims=tuple(self.hidden_dims),
+            seed=self._seed,
+            **{name: getattr(self, name) for name in names},
+            # One σ for each value of each row: quantities are not equally well explained.
+            **{"sigma": "per_pixel", **(self.settings or {})},
+        )
+        if self.num_samples < 1:
+            raise ValueError(f"num_samples: expected at least 1, got {self.num_samples}")
+        wanted = self.standardize
+        if wanted not in (True, False, "auto"):
+            raise ValueError(f"standardize: expected True, False or 'auto', got {wanted!r}")
+        scaled = self.likelihood in _REAL if wanted == "auto" else wanted
+        self.columns_ = self._fit_columns(X) if scaled else None
+        device = choose_device(self.config_.device)
+        dataset = self._dataset(X)
+        check_support(self.config_, dataset)
+        model = build_vae(self.config_, (X.shape[1],), columns=self.columns_)
+        self.model_: VAE = model.to(device).eval()
+        self.elbo_: list[float] = []
+        self._trainer = Trainer(self.model_, dataset, self.config_)
+
+    def _ready_trainer(self, X: np.ndarray) -> Trainer:
+        """The trainer, or a new one where the estimator comes from a file or a pickle."""
+        if not hasattr(self, "_trainer"):
+            self._trainer = Trainer(self.model_, self._dataset(X), self.config_)
+        return self._trainer
+
+    def _dataset(self, X: np.ndarray) -> Dataset:
+        split = Split(self._encoded(X))
+        return Dataset("arrays", split, split, (X.shape[1],), columns=self.columns_)
+
+    def _fit_columns(self, X: np.ndarray) -> tuple[Column, ...]:
+        names = getattr(self, "feature_names_in_", [f"x_{k + 1}" for k in range(X.shape[1])])
+        mean, scale = X.mean(0, dtype=np.float64), X.std(0, dtype=np.float64)
+        constant = scale <= 1e-12 * np.maximum(1.0, np.abs(mean))
+        scale[constant] = 1.0
+        return tuple(
+            Column(str(name), "numeric", mean=float(m), scale=float(s))
+            for name, m, s in zip(names, mean, scale, strict=True)
+        )
+
+    def _epoch(self) -> None:
+        means = RunningMeans()
+        try:
+            for terms in self._trainer.steps():
+                means.add(terms)
+        finally:
+            self.model_.eval()
+        elbo = means.read()["elbo"]
+        if not math.isfinite(elbo):
+            raise TrainingError(
+                f"training: the ELBO became {elbo}; try a lower learning_rate or max_grad_norm"
+            )
+        self.elbo_.append(elbo - self._log_volume())
+        if self.verbose:
+            line = f"epoch {len(self.elbo_)}: ELBO {self.elbo_[-1]:.3f} nats per row\n"
+            sys.stderr.write(line)
+
+    def _draws(self, X: Any) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Rows x (B, P), draws z (S, B, D) ~ q(z|x) and log q(z|x) (S, B), a chunk at a time."""
+        check_is_fitted(self)
+        X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
+        device = next(self.model_.parameters()).device
+        for part in self._encoded(X).split(self._rows_at_once(self.num_samples)):
+            x = part.to(device)
+            z, log_q = _common_draws(self.model_, x, self.num_samples, self._seed)
+            yield x, z, log_q
+
+    def _rows_at_once(self, samples: int) -> int:
+        return max(1, _CHUNK_VALUES // (samples * self.model_.data_dim))
+
+    def _encoded(self, X: np.ndarray) -> Tensor:
+        if self.columns_ is not None:
+            X = (X - self._vector("mean")) / self._vector("scale")
+        return torch.from_numpy(np.array(X, dtype=np.float32, order="C"))
+
+    def _decoded(self, x: Tensor) -> np.ndarray:
+        found = x.cpu().numpy()
+        if self.columns_ is None:
+            return found
+        return (found * self._vector("scale") + self._vector("mean")).astype(np.float32)
+
+    def _vector(self, name: str) -> np.ndarray:
+        return np.array([getattr(column, name) for column in self.columns_ or ()])
+
+    def _log_volume(self) -> float:
+        """log |det| of standardising is minus this: Σ log scale, in nats."""
+        return 0.0 if self.columns_ is None else float(np.log(self._vector("scale")).sum())
+
+
+def _common_draws(model: VAE, x: Tensor, samples: int, seed: int) -> tuple[Tensor, Tensor]:
+    """z ~ q(z|x), (S, B, D), and log q(z|x), (S, B), with the same noise for every row."""
+    q = model.posterior(x)
+    base = getattr(q, "base", q)
+    if not isinstance(base, DiagonalGaussian):
+        drawn = [_seeded_draws(model, row, samples, seed) for row in x.split(1)]
+        return torch.cat([z for z, _ in drawn], 1), torch.cat([log_q for _, log_q in drawn], 1)
+    generator = torch.Generator().manual_seed(seed)
+    eps = torch.randn(samples, 1, model.latent_dim, generator=generator).to(x.device)
+    z = base.loc + (0.5 * base.log_var).exp() * eps
+    log_q = -0.5 * (eps.square() + base.log_var + math.log(2 * math.pi)).sum(-1)
+    if q is base:
+        return z, log_q
+    z, ladj = q.flow(z)  # pyright: ignore[reportAttributeAccessIssue]
+    return z, log_q - ladj
+
+
+def _seeded_draws(model: VAE, x: Tensor, samples: int, seed: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator(x.device).manual_seed(seed)
+    return model.posterior(x).rsample_and_log_prob((samples,), generator)

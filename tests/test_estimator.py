@@ -1,0 +1,166 @@
+"""The scikit-learn front: its own checks, and what it promises on top of them."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+import flowvae
+from flowvae import FlowVAE, UserError
+from flowvae.runs import write_model
+
+SMALL = {"num_flows": 2, "hidden_dims": (8,), "epochs": 2, "num_samples": 4, "random_state": 0}
+
+
+@parametrize_with_checks([FlowVAE(**SMALL, device="cpu")])
+def test_scikit_learns_own_checks(estimator, check):
+    check(estimator)
+
+
+def correlated(count: int = 300, seed: int = 0) -> np.ndarray:
+    """Three columns of different scales, two of them nearly one."""
+    a, b = np.random.default_rng(seed).normal(size=(2, count))
+    return np.column_stack([100 + 20 * a, 3 * a + 0.1 * b, b - 5])
+
+
+@pytest.fixture(scope="module")
+def fitted() -> FlowVAE:
+    settings = {**SMALL, "epochs": 60, "num_samples": 32, "learning_rate": 0.02}
+    return FlowVAE(**settings).fit(correlated())
+
+
+def test_it_learns(fitted):
+    assert fitted.elbo_[-1] > fitted.elbo_[0] + 0.5
+    X = correlated(seed=1)
+    far = X + np.array([0.0, 30.0, 0.0])  # breaks the tie between the first two columns
+    assert (fitted.score_samples(far) < fitted.score_samples(X) - 5).mean() > 0.95
+    residual = (fitted.reconstruct(X) - X) / X.std(0)
+    assert (residual**2).mean() < 0.5
+    again = fitted.inverse_transform(fitted.transform(X))
+    assert (((again - X) / X.std(0)) ** 2).mean() < 0.6
+
+
+def test_scores_are_log_densities():
+    """exp of the bound is unbiased for p(x), so it integrates to 1 over the line."""
+    rng = np.random.default_rng(0)
+    X = np.concatenate([rng.normal(-4, 0.5, 200), rng.normal(3, 1.5, 200)])[:, None]
+    settings = {**SMALL, "latent_dim": 1, "epochs": 20, "num_samples": 500, "learning_rate": 0.02}
+    model = FlowVAE(**settings).fit(X)
+    grid = np.linspace(-60, 60, 6001)[:, None]
+    area = np.exp(model.score_samples(grid).astype(float)).sum() * (grid[1, 0] - grid[0, 0])
+    assert area == pytest.approx(1.0, abs=0.03)
+
+
+def test_units_of_the_data_change_the_density_and_nothing_else(fitted):
+    X = correlated()
+    other = clone(fitted).fit(X * 1000 + 7)
+    shift = 3 * np.log(1000)
+    np.testing.assert_allclose(
+        other.score_samples(X * 1000 + 7), fitted.score_samples(X) - shift, atol=0.02
+    )
+    np.testing.assert_allclose(
+        other.inverse_transform(other.transform(X * 1000 + 7)),
+        fitted.inverse_transform(fitted.transform(X)) * 1000 + 7,
+        rtol=1e-3,
+        atol=1.0,
+    )
+
+
+def test_transform_is_the_posterior_mean():
+    X = correlated()
+    model = FlowVAE(**{**SMALL, "num_flows": 0, "num_samples": 4000}).fit(X)
+    q = model.model_.posterior(model._encoded(X)).base
+    sigma = q.variance.sqrt().detach().numpy()
+    assert (abs(model.transform(X) - q.mean.detach().numpy()) < 0.08 * sigma).all()
+
+
+def test_rows_that_go_one_by_one_agree_with_common_noise(fitted):
+    """The way for posteriors without a diagonal Gaussian base gives valid draws too."""
+    from flowvae import estimator
+
+    x = fitted._encoded(correlated(20))
+    together = estimator._common_draws(fitted.model_, x, 2000, 0)
+    one = [estimator._seeded_draws(fitted.model_, row, 2000, 0) for row in x.split(1)]
+    for a, b in zip(together, one[0], strict=True):
+        assert a[:, :1].mean().item() == pytest.approx(b.mean().item(), abs=0.15)
+
+
+def test_partial_fit_goes_on():
+    X = correlated()
+    whole = FlowVAE(**SMALL).fit(X)
+    steps = FlowVAE(**SMALL).partial_fit(X).partial_fit(X)
+    np.testing.assert_array_equal(whole.transform(X), steps.transform(X))
+    assert len(steps.elbo_) == 2
+    kept = pickle.loads(pickle.dumps(steps))  # noqa: S301  our own bytes
+    np.testing.assert_array_equal(kept.score_samples(X), steps.score_samples(X))
+    assert len(kept.partial_fit(X).elbo_) == 3
+
+
+def test_pipeline_and_search():
+    X = correlated()
+    pipeline = make_pipeline(StandardScaler(), FlowVAE(**SMALL))
+    search = GridSearchCV(pipeline, {"flowvae__num_flows": [0, 2]}, cv=2).fit(X)
+    assert set(search.cv_results_["param_flowvae__num_flows"]) == {0, 2}
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+    assert search.best_estimator_.transform(X).shape == (300, 2)
+
+
+def test_save_and_load(fitted, tmp_path):
+    file = tmp_path / "model.safetensors"
+    fitted.save(file)
+    loaded = FlowVAE.load(file)
+    X = correlated(seed=2)
+    assert loaded.get_params() == fitted.get_params()
+    for name in ("transform", "score_samples", "reconstruct"):
+        np.testing.assert_array_equal(getattr(loaded, name)(X), getattr(fitted, name)(X))
+    assert loaded.partial_fit(X).elbo_[:-1] == fitted.elbo_
+    assert flowvae.load(file).columns == fitted.columns_
+    write_model(tmp_path / "other.safetensors", flowvae.load(file), fitted.config_)
+    with pytest.raises(UserError, match=r"expected a file that FlowVAE\.save wrote"):
+        FlowVAE.load(tmp_path / "other.safetensors")
+
+
+def test_samples_are_draws_in_the_units_of_the_data(fitted):
+    X, drawn = correlated(), fitted.sample(4000, random_state=1)
+    np.testing.assert_array_equal(drawn, fitted.sample(4000, random_state=1))
+    assert (abs(drawn.mean(0) - X.mean(0)) < 0.5 * X.std(0)).all()
+    assert np.corrcoef(drawn[:, :2].T)[0, 1] > 0.8
+
+
+def test_pixels_under_a_bernoulli_likelihood():
+    X = np.random.default_rng(0).integers(0, 2, (50, 6)).astype(float)
+    model = FlowVAE(likelihood="bernoulli", **SMALL).fit(X)
+    assert model.columns_ is None
+    assert set(np.unique(model.sample(20))) <= {0.0, 1.0}
+    assert (model.score_samples(X) <= 0).all()
+    with pytest.raises(ValueError, match=r"likelihood: bernoulli expects .* from 0 to 5"):
+        clone(model).fit(5 * X)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"posterior": "best"}, "posterior: expected one of .* got 'best'"),
+        ({"num_flows": -1}, "num_flows: .* got -1"),
+        ({"num_samples": 0}, "num_samples: expected at least 1, got 0"),
+        ({"standardize": "yes"}, "standardize: expected True, False or 'auto', got 'yes'"),
+        ({"settings": {"nonsense": 1}}, "nonsense: no such field"),
+    ],
+)
+def test_bad_parameters_are_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        FlowVAE(**{**SMALL, **change}).fit(correlated())
+
+
+def test_bad_calls(fitted):
+    with pytest.raises(ValueError, match="X: expected 2 columns, the latent dimensions, got 3"):
+        fitted.inverse_transform(np.zeros((4, 3)))
+    with pytest.raises(ValueError, match="n_samples: expected at least 1, got 0"):
+        fitted.sample(0)
