@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowvae.api import check_support
 from flowvae.config import Config, resolve_config
 from flowvae.data import Batches, Column, Dataset, Split
 from flowvae.device import choose_device
 from flowvae.distributions import DiagonalGaussian
 from flowvae.errors import TrainingError, UserError
+from flowvae.likelihoods.support import check_support
 from flowvae.runs import read_model, write_model
 from flowvae.training import RunningMeans, Trainer
 from flowvae.vae import VAE, build_vae
@@ -299,7 +299,8 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
             hidden_dims=tuple(self.hidden_dims),
             seed=self._seed,
             **{name: getattr(self, name) for name in names},
-            **(self.settings or {}),
+            # One σ for each value of each row: quantities are not equally well explained.
+            **{"sigma": "per_pixel", **(self.settings or {})},
         )
         if self.num_samples < 1:
             raise ValueError(f"num_samples: expected at least 1, got {self.num_samples}")
@@ -310,7 +311,7 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
         self.columns_ = self._fit_columns(X) if scaled else None
         device = choose_device(self.config_.device)
         dataset = self._dataset(X)
-        check_support(self.likelihood, dataset)
+        check_support(self.config_, dataset)
         model = build_vae(self.config_, (X.shape[1],), columns=self.columns_)
         self.model_: VAE = model.to(device).eval()
         self.elbo_: list[float] = []

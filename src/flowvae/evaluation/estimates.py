@@ -168,7 +168,8 @@ def evaluate_model(
     finally:
         model.train(training)
     if pseudo_likelihood is None:
-        pseudo_likelihood = not split.is_binary()
+        on_grey = getattr(model.likelihood, "pseudo_on_grey", False)
+        pseudo_likelihood = bool(on_grey) and not split.is_binary()
     return Evaluation(
         terms={name: Estimate.of(value) for name, value in values.items()},
         samples=samples,
