@@ -22,9 +22,9 @@ from flowvae.likelihoods.support import check_support, fitting_likelihoods
 from flowvae.objectives import build_objective
 from flowvae.progress import Progress
 from flowvae.runs import Run, new_run_folder, open_run
-from flowvae.training import RunningMeans, Trainer
+from flowvae.training import Trainer
 from flowvae.training.events import EventWriter
-from flowvae.vae import build_vae
+from flowvae.vae import VAE, build_vae
 
 __all__ = [
     "describe_data",
@@ -82,6 +82,8 @@ def train(
     elif overrides:
         config = resolve_config(**{**config.model_dump(), **overrides})
     device = choose_device(config.device)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
     folder = new_run_folder(out, config)
     if dataset is None:
         dataset = load_configured(config)
@@ -90,6 +92,11 @@ def train(
     about_data = {"data": dataset.name, "binarization": dataset.binarization}
     config = config.model_copy(update=about_data)
     check_support(config, dataset)
+    if config.patience is not None and dataset.validation is None:
+        raise UserError(
+            f"patience: expected validation data to decide by, got none; set validation_fraction "
+            f"beside patience={config.patience}"
+        )
     model = build_vae(config, dataset.data_shape, columns=dataset.columns).to(device)
     build_objective(config, 1).check(model)
 
@@ -118,45 +125,71 @@ def train(
 
 def _fit(run: Run, dataset: Dataset, show: Progress, durations: dict[str, float]) -> None:
     """Train for the run's epochs; after each one, all files on disk are up to date."""
-    trainer = Trainer(run.model, dataset, run.config)
-    test = dataset.test.to(next(run.model.parameters()).device)
+    config, device = run.config, next(run.model.parameters()).device
+    trainer, best = Trainer(run.model, dataset, config), _Best(config.patience)
+    splits = {"test": dataset.test.to(device)}
+    if dataset.validation is not None:
+        splits["validation"] = dataset.validation.to(device)
     rows: list[dict[str, float]] = []
     start = time.perf_counter()
     try:
         with EventWriter(run.path) as events:
-            for epoch in range(1, run.config.epochs + 1):
-                epoch_start, means = time.perf_counter(), RunningMeans()
-                for terms in trainer.steps():
-                    means.add(terms)
-                    show.step(epoch, means)
-                train_means = means.read()
+            for epoch in range(1, config.epochs + 1):
+                epoch_start = time.perf_counter()
+                try:
+                    for _ in trainer.steps():
+                        show.step(epoch, trainer.means)
+                except TrainingError as error:
+                    kept = "the epoch before" if rows else "no model"
+                    raise TrainingError(f"{error}; {run.path} keeps {kept}") from None
+                row = {"epoch": float(epoch)}
+                row |= {f"train_{name}": value for name, value in trainer.means.read().items()}
                 seconds = time.perf_counter() - epoch_start
-                if not all(map(math.isfinite, train_means.values())):
-                    raise TrainingError(
-                        f"training: the ELBO became {train_means['elbo']} in epoch {epoch}; "
-                        f"{run.path} keeps {'the epoch before' if rows else 'no model'}. "
-                        "Try a lower learning_rate, constraint=centred or max_grad_norm=50"
-                    )
-                test_means = evaluate_model(run.model, test, 1, seed=run.config.seed).terms
-                rows.append(
-                    {
-                        "epoch": float(epoch),
-                        **{f"train_{name}": value for name, value in train_means.items()},
-                        **{f"test_{k}": v.mean for k, v in test_means.items() if k != "iw_bound"},
-                        "steps_per_second": len(trainer.batches) / seconds,
-                        "seconds": time.perf_counter() - start,
-                    }
-                )
-                run.save_model()
+                for name, split in splits.items():
+                    terms = evaluate_model(run.model, split, 1, seed=config.seed).terms
+                    row |= {f"{name}_{k}": v.mean for k, v in terms.items() if k != "iw_bound"}
+                row["skipped_steps"] = float(trainer.skipped)
+                row["steps_per_second"] = len(trainer.batches) / seconds
+                row["seconds"] = time.perf_counter() - start
+                rows.append(row)
+                if config.patience is None or best.improves(row["validation_elbo"], run.model):
+                    run.save_model()
                 run.save_metrics(rows)
-                events.write(rows[-1])
-                show.epoch(rows[-1])
+                events.write(row)
+                show.epoch(row)
+                if best.waited_enough():
+                    break
     except KeyboardInterrupt:
+        best.restore(run.model)
         run.save_model()
         raise
     finally:
         run.model.eval()
         durations["training"] = time.perf_counter() - start
+    best.restore(run.model)
+
+
+class _Best:
+    """Early stopping: the best weights so far, and how long ago they were the best."""
+
+    def __init__(self, patience: int | None) -> None:
+        self.patience, self.elbo, self.waited = patience, -math.inf, 0
+        self._weights: dict[str, torch.Tensor] = {}
+
+    def improves(self, elbo: float, model: VAE) -> bool:
+        if elbo <= self.elbo:
+            self.waited += 1
+            return False
+        self.elbo, self.waited = elbo, 0
+        self._weights = {name: value.clone() for name, value in model.state_dict().items()}
+        return True
+
+    def waited_enough(self) -> bool:
+        return self.patience is not None and self.waited >= self.patience
+
+    def restore(self, model: VAE) -> None:
+        if self._weights:
+            model.load_state_dict(self._weights)
 
 
 def evaluate(

@@ -164,6 +164,26 @@ class Config(BaseModel):
     batch_size: PositiveInt = Field(100, description="Data per step.")
     learning_rate: float = Field(1e-3, gt=0, description="Of Adam.")
     weight_decay: float = Field(1e-5, ge=0, description="Of Adam, an L2 penalty.")
+    schedule: Literal["constant", "cosine", "step"] = Field(
+        "constant", description="How the learning rate changes; cosine falls to zero."
+    )
+    schedule_epochs: PositiveInt = Field(30, description="Epochs to a step of schedule=step.")
+    schedule_factor: float = Field(
+        0.1, gt=0, le=1, description="What each step of schedule=step multiplies by."
+    )
+    accumulate: PositiveInt = Field(1, description="Batches whose mean gradient makes one update.")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="Of the networks' matrix products; flows and densities stay in float32.",
+    )
+    patience: PositiveInt | None = Field(
+        None,
+        description="Stop after so many epochs without a better ELBO on the validation data, and "
+        "keep the best model; needs validation_fraction.",
+    )
+    threads: PositiveInt | None = Field(
+        None, description="Of PyTorch on the CPU; its own choice if not given."
+    )
     max_grad_norm: float | None = Field(
         None, gt=0, description="Clip the gradient to this norm; not clipped if not given."
     )

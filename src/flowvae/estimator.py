@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from flowvae.config import Config, resolve_config
-from flowvae.data import Batches, Column, Dataset, Split
+from flowvae.data import Column, Dataset, Split
 from flowvae.device import choose_device
 from flowvae.distributions import DiagonalGaussian
-from flowvae.errors import TrainingError, UserError
+from flowvae.errors import UserError
 from flowvae.likelihoods.support import check_support
 from flowvae.runs import read_model, write_model
-from flowvae.training import RunningMeans, Trainer
+from flowvae.training import Trainer
 from flowvae.vae import VAE, build_vae
 
 try:
@@ -161,9 +161,7 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
             self._begin(X)
         else:
             trainer = self._ready_trainer(X)
-            device = next(self.model_.parameters()).device
-            split = Split(self._encoded(X)).to(device)
-            trainer.batches = Batches(split, self.config_.batch_size, trainer.generator)
+            trainer.feed(Split(self._encoded(X)))
         self._epoch()
         return self
 
@@ -338,17 +336,12 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
         )
 
     def _epoch(self) -> None:
-        means = RunningMeans()
         try:
-            for terms in self._trainer.steps():
-                means.add(terms)
+            for _ in self._trainer.steps():
+                pass
         finally:
             self.model_.eval()
-        elbo = means.read()["elbo"]
-        if not math.isfinite(elbo):
-            raise TrainingError(
-                f"training: the ELBO became {elbo}; try a lower learning_rate or max_grad_norm"
-            )
+        elbo = self._trainer.means.read()["elbo"]
         self.elbo_.append(elbo - self._log_volume())
         if self.verbose:
             line = f"epoch {len(self.elbo_)}: ELBO {self.elbo_[-1]:.3f} nats per row\n"

@@ -171,7 +171,8 @@ class Objective:
         terms = model.terms_at(x, sample)
         log_q = self._log_q(q, sample.z) if self.path_gradient else sample.log_base - sample.ladj
         joint, beta = self._weights(step)
-        fit, kl = joint * terms.log_likelihood, log_q - joint * terms.log_prior
+        fit = _times(joint, terms.log_likelihood)
+        kl = log_q - _times(joint, terms.log_prior)
         if self.importance_weighted:
             log_weight = fit - beta * kl
             if self.path_gradient and sample.z.requires_grad:
@@ -181,7 +182,7 @@ class Objective:
             mean_kl = kl.mean()
             if self.free_bits > 0:
                 mean_kl = mean_kl.clamp(min=self.free_bits)
-            loss = beta * mean_kl - fit.mean()
+            loss = _times(beta, mean_kl) - fit.mean()
         return loss, ElboTerms(*(term.detach() for term in terms))
 
     def _weights(self, step: int | Tensor) -> tuple[Weight, Weight]:
@@ -248,6 +249,11 @@ def build_objective(config: Config, steps_per_epoch: int) -> Objective:
         Warmup(kind='kl', steps=1200, start=0.01)
     """
     return OBJECTIVES[config.objective].from_config(config, steps_per_epoch)
+
+
+def _times(weight: Weight, term: Tensor) -> Tensor:
+    """Their product; nothing to do where the weight is plainly 1, as it mostly is."""
+    return term if isinstance(weight, float) and weight == 1.0 else weight * term
 
 
 def _weigh_twice(z: Tensor, log_weight: Tensor, beta: Weight) -> None:

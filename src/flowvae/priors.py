@@ -13,6 +13,7 @@ from flowvae.distributions import (
     LatentDistribution,
     MixtureDistribution,
     NeuralFlowDistribution,
+    StandardGaussian,
 )
 from flowvae.flows.coupling import CouplingFlow
 
@@ -43,7 +44,7 @@ class StandardNormal(nn.Module):
         return cls(config.latent_dim)
 
     def forward(self) -> DiagonalGaussian:
-        return DiagonalGaussian(self.zeros, self.zeros)
+        return StandardGaussian(self.zeros)
 
 
 class GaussianMixture(nn.Module):

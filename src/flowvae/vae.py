@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from flowvae.distributions import FlowSample, LatentDistribution
+from flowvae.precision import at_least_float32, products_in
 from flowvae.registry import LIKELIHOODS, NETWORKS, POSTERIORS, PRIORS
 
 if TYPE_CHECKING:
@@ -110,6 +111,8 @@ class VAE(nn.Module):
         self.latent_dim = latent_dim
         self.data_shape = tuple(data_shape)
         self.columns = None if columns is None else tuple(columns)
+        # Of the networks' products: "bfloat16" while a trainer that was told so is at work.
+        self.precision = "float32"
         if hasattr(prior, "bind"):
             prior.bind(self.posterior)  # pyright: ignore
 
@@ -132,11 +135,15 @@ class VAE(nn.Module):
 
     def posterior(self, x: Tensor) -> LatentDistribution:
         """q(z|x) for data x (B, P): a distribution with batch shape (B,) and event shape (D,)."""
-        return self.posterior_head(self.encoder(self.flatten(x)))
+        x = self.flatten(x)
+        with products_in(self.precision, x.device):
+            return self.posterior_head(self.encoder(x))
 
     def decode(self, z: Float[Tensor, "*batch D"]) -> Distribution:
         """p(x|z) for z (..., D)."""
-        return self.likelihood(self.decoder(z))
+        with products_in(self.precision, z.device):
+            parameters = self.decoder(z)
+        return self.likelihood(at_least_float32(parameters))
 
     def elbo_terms(
         self, x: Tensor, samples: int = 1, generator: torch.Generator | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -22,8 +23,9 @@ class Batches:
     Args:
         split: data, already on the device (or rows on disk that are wanted there).
         batch_size: images per batch.
-        generator: on the same device; order and dynamic binarization come from it alone.
+        generator: on the same device, of the order.
         dynamic: give a fresh Bernoulli(x) draw of each image instead of its grey values.
+        noise: generator of those draws; that of the order if not given.
 
     Examples:
         >>> import torch
@@ -34,26 +36,37 @@ class Batches:
     """
 
     def __init__(
-        self, split: Split, batch_size: int, generator: torch.Generator, dynamic: bool = False
+        self,
+        split: Split,
+        batch_size: int,
+        generator: torch.Generator,
+        dynamic: bool = False,
+        noise: torch.Generator | None = None,
     ) -> None:
         self.split, self.batch_size = split, batch_size
         self.generator, self.dynamic = generator, dynamic
+        self.noise = generator if noise is None else noise
 
     def __len__(self) -> int:
         return math.ceil(len(self.split) / self.batch_size)
 
     def __iter__(self) -> Iterator[Tensor]:
+        return self.skipping(0)
+
+    def skipping(self, count: int) -> Iterator[Tensor]:
+        """The batches after the first ``count``, for which no noise is drawn."""
         if isinstance(self.split.images, FileRows):
-            yield from self._streamed(self.split.images)
+            yield from self._streamed(self.split.images, count)
             return
         order = torch.randperm(
             len(self.split), generator=self.generator, device=self.split.images.device
         )
-        for index in order.split(self.batch_size):
-            x = self.split.values(index)
-            yield torch.bernoulli(x, generator=self.generator) if self.dynamic else x
+        for index in order.split(self.batch_size)[count:]:
+            yield self._drawn(self.split.values(index))
 
-    def _streamed(self, rows: FileRows) -> Iterator[Tensor]:
-        for part in rows.shuffled(self.batch_size, self.generator):
-            x = Split(part).values()
-            yield torch.bernoulli(x, generator=self.generator) if self.dynamic else x
+    def _streamed(self, rows: FileRows, count: int) -> Iterator[Tensor]:
+        for part in islice(rows.shuffled(self.batch_size, self.generator), count, None):
+            yield self._drawn(Split(part).values())
+
+    def _drawn(self, x: Tensor) -> Tensor:
+        return torch.bernoulli(x, generator=self.noise) if self.dynamic else x

@@ -7,7 +7,7 @@ from flowvae.distributions.flow import (
     ParametricFlowDistribution,
     PlanarFlowDistribution,
 )
-from flowvae.distributions.gaussian import DiagonalGaussian, FullGaussian
+from flowvae.distributions.gaussian import DiagonalGaussian, FullGaussian, StandardGaussian
 from flowvae.distributions.mixture import MixtureDistribution
 
 __all__ = [
@@ -20,4 +20,5 @@ __all__ = [
     "NeuralFlowDistribution",
     "ParametricFlowDistribution",
     "PlanarFlowDistribution",
+    "StandardGaussian",
 ]

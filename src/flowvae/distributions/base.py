@@ -106,4 +106,4 @@ def standard_noise(
 
 def standard_log_prob(eps: Tensor) -> Tensor:
     """log N(ε; 0, I), (...), in nats."""
-    return -0.5 * (eps.square() + math.log(2 * math.pi)).sum(-1)
+    return -0.5 * eps.square().sum(-1) - 0.5 * math.log(2 * math.pi) * eps.shape[-1]

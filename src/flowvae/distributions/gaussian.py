@@ -17,7 +17,7 @@ from flowvae.distributions.base import (
 )
 from flowvae.flows.householder import matvec
 
-__all__ = ["DiagonalGaussian", "FullGaussian"]
+__all__ = ["DiagonalGaussian", "FullGaussian", "StandardGaussian"]
 
 
 class DiagonalGaussian(LatentDistribution):
@@ -61,8 +61,9 @@ class DiagonalGaussian(LatentDistribution):
 
     def at_noise(self, eps: Tensor) -> FlowSample:
         # The density of z₀ = μ + σ ⊙ ε in terms of ε: no division by a small σ.
-        log_base = -0.5 * (eps.square() + self.log_var + math.log(2 * math.pi)).sum(-1)
-        z = self.loc + (0.5 * self.log_var).exp() * eps
+        log_sigma = 0.5 * self.log_var
+        log_base = standard_log_prob(eps) - log_sigma.sum(-1)
+        z = torch.addcmul(self.loc, log_sigma.exp(), eps)
         return FlowSample(z, log_base, torch.zeros_like(log_base))
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -74,6 +75,20 @@ class DiagonalGaussian(LatentDistribution):
 
     def detached(self) -> DiagonalGaussian:
         return DiagonalGaussian(self.loc.detach(), self.log_var.detach())
+
+
+class StandardGaussian(DiagonalGaussian):
+    """N(0, I) on R^D, which needs no parameters to say log p(z).
+
+    Args:
+        zeros: (..., D), whose shape, dtype and device are the distribution's.
+    """
+
+    def __init__(self, zeros: Float[Tensor, "*batch D"]) -> None:
+        super().__init__(zeros, zeros)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return standard_log_prob(value)
 
 
 class FullGaussian(LatentDistribution):

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from flowvae.flows import reference
 from flowvae.flows.kernels import ops
+from flowvae.precision import at_least_float32
 
 __all__ = ["CONSTRAINTS", "Constraint", "planar_flow", "planar_flow_inverse"]
 
@@ -119,7 +120,7 @@ def _dispatch(
     device = z.device.type if isinstance(z, Tensor) else "cpu"
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         # Reduced precision is for matrix products; what is multiplied through K layers is not.
-        z, w, u, b = (_at_least_float32(x) for x in (z, w, u, b))
+        z, w, u, b = (at_least_float32(x) for x in (z, w, u, b))
     _check("z_K" if inverted else "z", z, w, u, b, constraint)
     dtype, shift = z.dtype, reference.SHIFTS[constraint]
     if dtype in (torch.bfloat16, torch.float16):
@@ -129,10 +130,6 @@ def _dispatch(
     else:
         out, ladj = (reference.inverse if inverted else reference.forward)(z, w, u, b, shift)
     return (out, ladj) if out.dtype == dtype else (out.to(dtype), ladj.to(dtype))
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 def _kernels_fit(z: Tensor, w: Tensor, b: Tensor) -> bool:
@@ -155,7 +152,8 @@ def _by_kernel(
     """
     K, D = w.shape[-2:]
     batch = z.shape[:-1]
-    if len(batch) == 1 and batch == w.shape[:-2] == u.shape[:-2] == b.shape[:-1]:
+    plain = len(batch) <= 2 and w.dim() == 3  # one point for each set, or S samples
+    if plain and batch[-1:] == w.shape[:1] == u.shape[:-2] == b.shape[:-1]:
         return ops.walk(z, w, u, b, shift, inverted)
     sets = torch.broadcast_shapes(w.shape[:-2], u.shape[:-2], b.shape[:-1])
     batch = torch.broadcast_shapes(batch, sets)

@@ -30,16 +30,28 @@ class Bernoulli(Likelihood):
     pseudo_on_grey = True
 
     def forward(self, logits: Float[Tensor, "*batch P"]) -> distributions.Independent:
-        # torch's Bernoulli takes its log_prob from binary_cross_entropy_with_logits; argument
-        # checks are off because grey pixels are allowed (and checked once, when data is loaded).
-        pixels = distributions.Bernoulli(logits=logits, validate_args=False)
-        return distributions.Independent(pixels, 1, validate_args=False)
+        return _Pixels(logits)
 
     def log_prob_table(
         self, logits: Float[Tensor, "G P"], x: Float[Tensor, "B P"]
     ) -> Float[Tensor, "B G"]:
         """Log p(x|z) of every x at every z, in nats, by one matrix product."""
         return x @ logits.T - functional.softplus(logits).sum(-1)
+
+
+class _Pixels(distributions.Independent):
+    """Independent Bernoulli pixels; log p(x) without the way through three classes."""
+
+    def __init__(self, logits: Tensor) -> None:
+        self._logits = logits
+        # Argument checks are off because grey pixels are allowed (and checked once, when data is
+        # loaded).
+        pixels = distributions.Bernoulli(logits=logits, validate_args=False)
+        super().__init__(pixels, 1, validate_args=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        value, logits = torch.broadcast_tensors(value, self._logits)
+        return -functional.binary_cross_entropy_with_logits(logits, value, reduction="none").sum(-1)
 
 
 class ContinuousBernoulli(Likelihood):

@@ -15,6 +15,7 @@ from flowvae.distributions import (
     LatentDistribution,
     ParametricFlowDistribution,
 )
+from flowvae.precision import at_least_float32
 
 if TYPE_CHECKING:
     from flowvae.config import Config
@@ -77,7 +78,7 @@ class FlowPosterior(nn.Module):
         return ParametricFlowDistribution(base, self.flow, self.flow_inverse, parameters, ranks)
 
     def forward(self, features: Float[Tensor, "*batch H"]) -> LatentDistribution:
-        loc, log_var, *flat = self.heads(features).split(self._sizes, -1)
+        loc, log_var, *flat = at_least_float32(self.heads(features)).split(self._sizes, -1)
         base = DiagonalGaussian(loc, log_var)
         if self.amortized:
             shapes = self._shapes.values()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from flowvae.distributions import DiagonalGaussian, FullGaussian, LatentDistribution
 from flowvae.posteriors.base import check_sizes
+from flowvae.precision import at_least_float32
 
 if TYPE_CHECKING:
     from flowvae.config import Config
@@ -42,7 +43,7 @@ class GaussianPosterior(nn.Module):
         return cls(in_features, config.latent_dim)
 
     def forward(self, features: Float[Tensor, "*batch H"]) -> LatentDistribution:
-        return DiagonalGaussian(*self.heads(features).chunk(2, -1))
+        return DiagonalGaussian(*at_least_float32(self.heads(features)).chunk(2, -1))
 
 
 class FullGaussianPosterior(nn.Module):
@@ -84,7 +85,7 @@ class FullGaussianPosterior(nn.Module):
         return cls(in_features, config.latent_dim, config.amortized)
 
     def forward(self, features: Float[Tensor, "*batch H"]) -> LatentDistribution:
-        loc, log_var, *rest = self.heads(features).split(self._sizes, -1)
+        loc, log_var, *rest = at_least_float32(self.heads(features)).split(self._sizes, -1)
         entries = rest[0] if self.shared is None else self.shared
         D = loc.shape[-1]
         lower = entries.new_zeros(*entries.shape[:-1], D, D)

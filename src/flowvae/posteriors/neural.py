@@ -13,6 +13,7 @@ from flowvae.flows.autoregressive import InverseAutoregressiveFlow
 from flowvae.flows.coupling import CouplingFlow
 from flowvae.flows.spline import SplineFlow
 from flowvae.posteriors.base import check_sizes
+from flowvae.precision import at_least_float32
 
 if TYPE_CHECKING:
     from flowvae.config import Config
@@ -55,8 +56,8 @@ class _NeuralPosterior(nn.Module):
         return cls(in_features, D, K, config.flow_hidden_dims, config.amortized)
 
     def forward(self, features: Float[Tensor, "*batch H"]) -> LatentDistribution:
-        base = DiagonalGaussian(*self.heads(features).chunk(2, -1))
-        context = features if self.amortized else None
+        base = DiagonalGaussian(*at_least_float32(self.heads(features)).chunk(2, -1))
+        context = at_least_float32(features) if self.amortized else None
         return NeuralFlowDistribution(base, self.flow, context, self.num_flows, self.standardized)
 
 

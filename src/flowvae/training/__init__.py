@@ -1,5 +1,6 @@
 """The loop, and what it reports."""
 
-from flowvae.training.trainer import RunningMeans, Trainer
+from flowvae.training.means import RunningMeans
+from flowvae.training.trainer import Trainer
 
 __all__ = ["RunningMeans", "Trainer"]

@@ -2,24 +2,48 @@
 
 from __future__ import annotations
 
+import io
+import math
 from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from flowvae.config import Config
-from flowvae.data import Batches, Dataset
+from flowvae.data import Batches, Dataset, Split
+from flowvae.errors import TrainingError
+from flowvae.files import write_bytes
 from flowvae.objectives import build_objective
+from flowvae.training.adam import LeanAdam
+from flowvae.training.graph import StepGraph
+from flowvae.training.means import RunningMeans
+from flowvae.training.schedules import build_schedule
 from flowvae.vae import VAE, ElboTerms
 
-__all__ = ["RunningMeans", "Trainer"]
+__all__ = ["Trainer"]
+
+# Updates in a row without a finite gradient after which training is given up.
+_MOST_SKIPPED = 50
 
 
 class Trainer:
-    """Maximises the objective with Adam: model, optimizer, data on the device, and one generator.
+    """Maximises the objective with Adam; everything a run needs to go on is in here.
 
-    Order of the data, dynamic binarization and the posterior's noise all come from one generator
-    seeded by the run's seed, so training leaves torch's global random state alone.
+    Two generators seeded by the run's seed make a run repeatable and leave torch's global random
+    state alone: one gives the order of the data, the other binarization and the draws of z.
+
+    An update whose gradient is not finite is left out and counted; after 50 in a row, or an epoch
+    of nothing else, training stops. On a CUDA device the whole update is captured as one CUDA
+    graph, where that can be done, and the terms stay on the device until they are read.
+
+    Args:
+        model: trained in place, where it is.
+        dataset: its training data.
+        config: the training settings.
 
     Examples:
         >>> import numpy as np, torch
@@ -30,59 +54,169 @@ class Trainer:
         >>> trainer = Trainer(build_vae(config, data.data_shape), data, config)
         >>> for terms in trainer.steps():  # one epoch
         ...     pass
-        >>> terms.log_weight.shape
-        torch.Size([1, 10])
+        >>> terms.log_weight.shape, trainer.epoch, int(trainer.step)
+        (torch.Size([1, 10]), 1, 5)
+        >>> trainer.save(tmp_path / "state.pt")   # and later, in a new trainer: load
     """
 
     def __init__(self, model: VAE, dataset: Dataset, config: Config) -> None:
-        device = next(model.parameters()).device
-        self.model = model
-        self.max_grad_norm = config.max_grad_norm
-        self.optimizer = torch.optim.Adam(
-            model.parameters(),
-            lr=config.learning_rate,
-            weight_decay=config.weight_decay,
-            fused=True,
+        self.device = next(model.parameters()).device
+        on_cuda = self.device.type == "cuda"
+        self.model, self.config = model, config
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.optimizer = _adam(self.parameters, config, self.device)
+        self.generator = torch.Generator(self.device).manual_seed(config.seed)
+        self.order = torch.Generator(self.device).manual_seed(config.seed)
+        self._epoch_order = self.order.get_state()
+        self.dynamic = dataset.binarization == "dynamic"
+        self.feed(dataset.train)
+        updates = -(-len(self.batches) // config.accumulate)
+        self.objective = build_objective(config, steps_per_epoch=updates)
+        self.schedule = build_schedule(self.optimizer, config, updates)
+        self.means = RunningMeans(self.device)
+        self.epoch, self.position = 0, 0  # epochs done; updates done of the next
+        zero = torch.zeros((), dtype=torch.long, device=self.device)
+        # Updates done. Off the CPU whether one was done is known to the device alone.
+        self.step = 0 if self.device.type == "cpu" else zero
+        self.skipped, self._in_a_row = zero.clone(), zero.clone()
+        self._graph = (
+            StepGraph(self._update, self.generator) if on_cuda and config.accumulate == 1 else None
         )
-        self.generator = torch.Generator(device).manual_seed(config.seed)
+
+    def feed(self, split: Split) -> None:
+        """Take the batches of the epochs to come from here."""
         self.batches = Batches(
-            dataset.train.to(device),
-            config.batch_size,
-            self.generator,
-            dynamic=dataset.binarization == "dynamic",
+            split.to(self.device),
+            self.config.batch_size,
+            self.order,
+            dynamic=self.dynamic,
+            noise=self.generator,
         )
-        self.objective = build_objective(config, steps_per_epoch=len(self.batches))
-        self.step = 0
 
     def steps(self) -> Iterator[ElboTerms]:
-        """One epoch: after each step, the terms of its batch, detached, on the device."""
+        """What is left of this epoch: after each update, its terms, detached, on the device.
+
+        Terms of a captured graph are overwritten by the next update. :attr:`means` has their means
+        over the epoch.
+        """
         self.model.train()
-        for x in self.batches:
+        self.model.precision = self.config.precision
+        try:
+            yield from self._rest_of_epoch()
+        finally:
+            self.model.precision = "float32"
+
+    def _rest_of_epoch(self) -> Iterator[ElboTerms]:
+        if self.position == 0:
+            self._epoch_order = self.order.get_state()
+            self.means.reset()
+        group = self.config.accumulate
+        batches = self.batches.skipping(self.position * group)
+        while xs := list(islice(batches, group)):
+            graphed = self._graph is not None and len(xs[0]) == self.config.batch_size
+            terms = self._graph(xs) if graphed else self._update(xs)  # pyright: ignore
+            if self.schedule is not None:
+                self.schedule.step()
+            self.position += 1
+            yield terms
+        self._stop_if_hopeless(self.position)
+        self.epoch, self.position = self.epoch + 1, 0
+
+    def _update(self, xs: list[Tensor]) -> ElboTerms:
+        """Forward, backward and update, on the mean gradient of some batches."""
+        for parameter in self.parameters:
+            parameter.grad = None
+        for x in xs:
             loss, terms = self.objective(self.model, x, self.generator, self.step)
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            if self.max_grad_norm is not None:
-                nn.utils.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
+            (loss if len(xs) == 1 else loss / len(xs)).backward()
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        norm = get_total_norm(gradients)
+        if self.config.max_grad_norm is not None:
+            clip_grads_with_norm_(self.parameters, self.config.max_grad_norm, norm)
+        if self.device.type != "cpu":
+            self._update_on_device(terms, norm.isfinite())
+        elif math.isfinite(norm):
             self.optimizer.step()
             self.step += 1
-            yield ElboTerms(*(term.detach() for term in terms))
+            self.means.add(terms)
+            self._in_a_row.zero_()
+        else:
+            self.skipped += 1
+            self._in_a_row += 1
+            self._stop_if_hopeless(_MOST_SKIPPED)
+        return terms
+
+    def _update_on_device(self, terms: ElboTerms, finite: Tensor) -> None:
+        """The same without waiting for the device: the optimizer itself leaves the update out."""
+        self.optimizer.found_inf = 1 - finite.float()  # pyright: ignore
+        self.optimizer.step()
+        self.step += finite
+        self.means.add(terms, finite)
+        self.skipped += ~finite
+        self._in_a_row.add_(1).mul_(~finite)
+
+    def _stop_if_hopeless(self, most: int) -> None:
+        """Waits for the device."""
+        count = int(self._in_a_row)
+        if count >= min(most, _MOST_SKIPPED) > 0:
+            raise TrainingError(
+                f"training: the gradient was not finite in {count} updates in a row, in epoch "
+                f"{self.epoch + 1}. Try a lower learning_rate, constraint=centred or "
+                "max_grad_norm=50"
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that training needs to go on exactly where it stands, between two updates."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": None if self.schedule is None else self.schedule.state_dict(),
+            "generator": self.generator.get_state(),
+            "order": self._epoch_order if self.position else self.order.get_state(),
+            "means": self.means.state_dict(),
+            "counts": torch.stack([self.skipped, self._in_a_row]).cpu(),
+            "step": int(self.step),
+            "epoch": self.epoch,
+            "position": self.position,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what :meth:`state_dict` gave, on the same data and settings."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.schedule is not None:
+            self.schedule.load_state_dict(state["schedule"])
+        self.generator.set_state(state["generator"])
+        self.order.set_state(state["order"])
+        self._epoch_order = state["order"]
+        self.means.load_state_dict(state["means"])
+        for mine, count in zip((self.skipped, self._in_a_row), state["counts"], strict=True):
+            mine.copy_(count)
+        if isinstance(self.step, Tensor):
+            self.step.fill_(state["step"])
+        else:
+            self.step = state["step"]
+        self.epoch, self.position = state["epoch"], state["position"]
+
+    def save(self, path: str | Path) -> None:
+        """Write :meth:`state_dict`, whole or not at all."""
+        content = io.BytesIO()
+        torch.save(self.state_dict(), content)
+        write_bytes(path, content.getvalue())
+
+    def load(self, path: str | Path) -> None:
+        """Go on from what :meth:`save` wrote."""
+        # Generators' states stay on the CPU; the rest is copied to where it belongs.
+        self.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
 
 
-class RunningMeans:
-    """Means of the reported terms over an epoch, summed on the device, read once."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._count = 0
-
-    def add(self, terms: ElboTerms) -> None:
-        means = terms.means()
-        for name, value in means.items():
-            total = value.double().sum() if value.device.type != "mps" else value.sum()
-            self._sums[name] = self._sums.get(name, 0) + total
-        self._count += len(means["elbo"])
-
-    def read(self) -> dict[str, float]:
-        """The means so far. Waits for the device."""
-        values = torch.stack(list(self._sums.values())).tolist()
-        return {name: v / self._count for name, v in zip(self._sums, values, strict=True)}
+def _adam(parameters: list[Tensor], config: Config, device: torch.device) -> torch.optim.Adam:
+    rate, decay = config.learning_rate, config.weight_decay
+    if device.type == "cpu":
+        return LeanAdam(parameters, lr=rate, weight_decay=decay)
+    if device.type == "cuda":  # a graph reads the rate from the device
+        rate = torch.tensor(rate, device=device)
+        return torch.optim.Adam(
+            parameters, lr=rate, weight_decay=decay, fused=True, capturable=True
+        )
+    return torch.optim.Adam(parameters, lr=rate, weight_decay=decay, fused=True)

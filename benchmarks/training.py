@@ -1,0 +1,408 @@
+"""What a training step costs, beside the starting text's script and beside its matrix products.
+
+    python -m benchmarks.training [--quick] [--rounds N] [--device cpu|cuda]
+
+Four tables go to ``docs/training.md`` and ``docs/results/training.json`` (``training-cuda`` on a
+CUDA device): an epoch of the starting script against flowvae's; a step against its floor, which is
+the matrix products of the same sizes and one pass of the optimizer; what a flow costs beyond the
+products of its wider heads; how time and peak memory grow with batch and data. What is compared is
+measured in turn in every round. ``--quick`` is to see that this program works; it writes to
+``runs/bench-quick``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+
+from benchmarks.report import machine, replace_between
+from benchmarks.starting_script import epoch_of_starting_script
+from flowvae import Config, build_vae
+from flowvae.config import resolve_config
+from flowvae.data import Dataset, Split, load_dataset
+from flowvae.training import Trainer
+
+ROOT = Path(__file__).parents[1]
+HIDDEN, PIXELS = 500, 784
+FLOWS = [(D, K) for D in (2, 40) for K in (0, 3, 16, 80)]
+BATCHES = (20, 50, 100, 200, 500, 1000)
+SIZES = (6000, 12000, 30000, 60000)
+# epoch: at least so many times as fast; step: at most so many times its floor; flow: at most so
+# much of a step.
+CPU = {"epoch": {"float32": 4.0, "bfloat16": 6.0}, "step": {"float32": 1.25, "bfloat16": 2.5}}
+CUDA = {"epoch": {"float32": 100.0}, "hundred": 10.0}
+OF_A_STEP = 0.1
+ADDED_AT = [(2, 3), (2, 16), (40, 16), (40, 80)]
+
+Call = Callable[[], Any]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="few short measurements, kept apart")
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--cost", help=argparse.SUPPRESS)  # one measurement, in its own process
+    options = parser.parse_args()
+    device = options.device
+    if options.cost:
+        print(json.dumps(_cost(json.loads(options.cost), device)))
+        return
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("--device cuda: nothing measured, torch finds no CUDA device")
+    data = load_dataset("mnist")
+    if options.quick:
+        data = _part(data, 3000)
+    rounds = options.rounds or (2 if options.quick else 5)
+    where = torch.cuda.get_device_name() if device == "cuda" else machine()
+    found: dict[str, Any] = {
+        "date": date.today().isoformat(),
+        "machine": where,
+        "threads": torch.get_num_threads(),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "rounds": rounds,
+        "epoch": _epochs(data, rounds, device),
+        "step": _steps(data, 2 * rounds, device),
+        "flow": _flows(data, 2 * rounds, device),
+        "growth": _growth(device, options.quick),
+    }
+    found["targets"] = targets(found, device)
+    docs = ROOT / "runs" / "bench-quick" if options.quick else ROOT / "docs"
+    name = "training" if device == "cpu" else "training-cuda"
+    kept = docs / "results" / f"{name}.json"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = _tables(found)
+    print(f"\n{text}\n")
+    page = docs / "training.md"
+    if page.exists() and f"<!-- {name}-bench -->" in page.read_text(encoding="utf-8"):
+        replace_between(page, f"{name}-bench", text)
+    _plot(found, docs / "images" / f"{name}-bench.png")
+    for row in found["targets"]:
+        print("PASS" if row["met"] else "MISS", row["target"], "-", row["measured"])
+
+
+# ---------------------------------------------------------------- measuring
+
+
+def _part(data: Dataset, n: int) -> Dataset:
+    labels = None if data.train.labels is None else data.train.labels[:n]
+    return Dataset(data.name, Split(data.train.images[:n], labels), data.test, data.data_shape)
+
+
+def _seconds(call: Call, device: str) -> float:
+    start = time.perf_counter()
+    call()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def in_turn(calls: dict[str, Call], rounds: int, device: str) -> dict[str, dict[str, float]]:
+    """Median and standard error, in ms, of each call, all in turn in every round.
+
+    The standard error is that of a median of normal values, 1.25 s/√n.
+    """
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for i in range(rounds + 1):
+        for name, call in calls.items():
+            seconds = _seconds(call, device)
+            if i:  # the first round compiles, and fills caches
+                times[name].append(1e3 * seconds)
+    return {
+        name: {
+            "median_ms": statistics.median(values),
+            "se_ms": 1.2533 * statistics.stdev(values) / len(values) ** 0.5 if rounds > 1 else 0.0,
+        }
+        for name, values in times.items()
+    }
+
+
+def _trainer(data: Dataset, device: str, **settings: Any) -> Trainer:
+    config = resolve_config(**settings)
+    return Trainer(build_vae(config, data.data_shape).to(device), data, config)
+
+
+def _epoch(trainer: Trainer) -> Call:
+    def run() -> None:
+        for _ in trainer.steps():
+            pass
+        trainer.means.read()
+
+    return run
+
+
+def _epochs(data: Dataset, rounds: int, device: str) -> dict[str, Any]:
+    print("epochs", flush=True)
+    pixels = data.train.images.view(-1, 28, 28).numpy()
+    assert data.train.labels is not None  # noqa: S101 - MNIST has them
+    calls: dict[str, Call] = {
+        "starting script": epoch_of_starting_script(pixels, data.train.labels.numpy(), device),
+        "float32": _epoch(_trainer(data, device)),
+        "bfloat16": _epoch(_trainer(data, device, precision="bfloat16")),
+    }
+    return in_turn(calls, max(2, rounds), device)
+
+
+def _some_steps(trainer: Trainer, n: int) -> Call:
+    def forever() -> Any:
+        while True:
+            yield from trainer.steps()
+
+    steps = forever()
+
+    def run() -> None:
+        for _ in range(n):
+            next(steps)
+
+    return run
+
+
+def floor(config: Config, device: str, n: int) -> Call:
+    """n times the matrix products of a step and one pass of the optimizer over the parameters."""
+    B, D, K = config.batch_size, config.latent_dim, config.num_flows
+    outputs = 2 * D + 2 * K * D + K
+    dtype = getattr(torch, config.precision)
+
+    def some(*shape: int) -> torch.Tensor:
+        return (torch.rand(*shape, device=device) * 0.01).to(dtype)
+
+    x, h, heads, z, logits = (
+        some(B, PIXELS),
+        some(B, HIDDEN),
+        some(B, outputs),
+        some(B, D),
+        some(B, PIXELS),
+    )
+    W1, Wh, W3, W4 = (
+        some(HIDDEN, PIXELS),
+        some(outputs, HIDDEN),
+        some(HIDDEN, D),
+        some(PIXELS, HIDDEN),
+    )
+    shapes = [(HIDDEN, PIXELS), (HIDDEN,), (outputs, HIDDEN), (outputs,)]
+    shapes += [(HIDDEN, D), (HIDDEN,), (PIXELS, HIDDEN), (PIXELS,)]
+    weights = [torch.nn.Parameter(torch.zeros(shape, device=device)) for shape in shapes]
+    for weight in weights:
+        weight.grad = torch.full_like(weight, 1e-3)
+    on_cuda = device == "cuda"
+    adam = torch.optim.Adam(weights, weight_decay=1e-5, fused=True, capturable=on_cuda)
+
+    def run() -> None:
+        for _ in range(n):
+            x @ W1.t(), h @ Wh.t(), z @ W3.t(), h @ W4.t()  # forward
+            logits.t() @ h, logits @ W4, h.t() @ z, h @ W3  # back through the decoder
+            heads.t() @ h, heads @ Wh, h.t() @ x  # and the encoder
+            adam.step()
+
+    return run
+
+
+def _step_and_floor(data: Dataset, device: str, n: int, **settings: Any) -> dict[str, Call]:
+    trainer = _trainer(data, device, **settings)
+    return {"step": _some_steps(trainer, n), "floor": floor(trainer.config, device, n)}
+
+
+def _per_step(times: dict[str, dict[str, float]], n: int) -> dict[str, dict[str, float]]:
+    return {name: {key: ms / n for key, ms in row.items()} for name, row in times.items()}
+
+
+def _steps(data: Dataset, rounds: int, device: str, n: int = 50) -> dict[str, Any]:
+    print("steps", flush=True)
+    calls: dict[str, Call] = {}
+    for precision in ("float32", "bfloat16"):
+        for name, call in _step_and_floor(data, device, n, precision=precision).items():
+            calls[f"{precision} {name}"] = call
+    return _per_step(in_turn(calls, 2 * rounds, device), n)
+
+
+def _flows(data: Dataset, rounds: int, device: str, n: int = 30) -> list[dict[str, Any]]:
+    print("flows", flush=True)
+    rows = []
+    for D in (2, 40):
+        calls: dict[str, Call] = {}
+        for K in (K for d, K in FLOWS if d == D):
+            made = _step_and_floor(data, device, n, latent_dim=D, num_flows=K)
+            calls |= {f"{K} {name}": call for name, call in made.items()}
+        times = _per_step(in_turn(calls, rounds, device), n)
+        plain = times["0 step"]["median_ms"] - times["0 floor"]["median_ms"]
+        for K in (K for d, K in FLOWS if d == D):
+            step, low = times[f"{K} step"], times[f"{K} floor"]
+            added = step["median_ms"] - low["median_ms"] - plain
+            share = added / (step["median_ms"] - added)
+            rows.append({"D": D, "K": K, "step": step, "floor": low, "added_share": share})
+    return rows
+
+
+def _growth(device: str, quick: bool) -> list[dict[str, Any]]:
+    """Each in a process of its own, whose peak memory is its own."""
+    print("growth", flush=True)
+    sizes, batches = ((1000, 3000), (50, 100)) if quick else (SIZES, BATCHES)
+    cases = [{"batch": B, "data": max(sizes)} for B in batches]
+    cases += [{"batch": 100, "data": n} for n in sizes if n != max(sizes)]
+    rows = []
+    for case in cases:
+        command = [sys.executable, "-m", "benchmarks.training", "--device", device]
+        out = subprocess.run(
+            [*command, "--cost", json.dumps(case)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        rows.append(case | json.loads(out.stdout.splitlines()[-1]))
+    return rows
+
+
+def _cost(case: dict[str, int], device: str) -> dict[str, float]:
+    data = _part(load_dataset("mnist"), case["data"])
+    run = _epoch(_trainer(data, device, batch_size=case["batch"]))
+    run()
+    seconds = statistics.median(_seconds(run, device) for _ in range(3))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
+    if device == "cuda":
+        peak = torch.cuda.max_memory_allocated()
+    return {"seconds": seconds, "peak_bytes": float(peak)}
+
+
+# ---------------------------------------------------------------- reporting
+
+
+def targets(found: dict[str, Any], device: str) -> list[dict[str, Any]]:
+    """What was aimed at, what was measured, and whether that meets it."""
+    rows: list[tuple[str, str, bool]] = []
+    aims: dict[str, Any] = CPU if device == "cpu" else CUDA
+    script = found["epoch"]["starting script"]["median_ms"]
+    for precision, aim in aims["epoch"].items():
+        ratio = script / found["epoch"][precision]["median_ms"]
+        rows.append(
+            (
+                f"epoch, {precision}: at least {aim:g}× as fast as the script",
+                f"{ratio:.1f}×",
+                ratio >= aim,
+            )
+        )
+    if "hundred" in aims:
+        seconds = found["epoch"]["float32"]["median_ms"] / 10
+        rows.append(
+            (
+                f"100 epochs in under {aims['hundred']:g} s",
+                f"{seconds:.1f} s",
+                seconds < aims["hundred"],
+            )
+        )
+    for precision, aim in aims.get("step", {}).items():
+        ratio = _ratio(found, precision)
+        rows.append(
+            (f"step, {precision}: at most {aim:g}× its floor", f"{ratio:.2f}×", ratio <= aim)
+        )
+    for row in found["flow"]:
+        if (row["D"], row["K"]) in ADDED_AT and device == "cpu":
+            share = row["added_share"]
+            rows.append(
+                (
+                    f"flow at D = {row['D']}, K = {row['K']}: at most {OF_A_STEP:.0%} of a step",
+                    f"{share:.0%}",
+                    share <= OF_A_STEP,
+                )
+            )
+    return [{"target": aim, "measured": text, "met": met} for aim, text, met in rows]
+
+
+def _ratio(found: dict[str, Any], precision: str) -> float:
+    steps = found["step"]
+    return steps[f"{precision} step"]["median_ms"] / steps[f"{precision} floor"]["median_ms"]
+
+
+def _ms(row: dict[str, float], digits: int = 2) -> str:
+    return f"{row['median_ms']:.{digits}f} ± {row['se_ms']:.{digits}f}"
+
+
+def _tables(found: dict[str, Any]) -> str:
+    epochs = found["epoch"]
+    script = epochs["starting script"]["median_ms"]
+    lines = ["| one epoch of MNIST, preset original | ms | times as fast |", "|---|---|---|"]
+    for name, row in epochs.items():
+        lines.append(f"| {name} | {_ms(row, 0)} | {script / row['median_ms']:.1f}× |")
+    lines += ["", "| one step | ms | floor, ms | ratio |", "|---|---|---|---|"]
+    for precision in ("float32", "bfloat16"):
+        step, low = found["step"][f"{precision} step"], found["step"][f"{precision} floor"]
+        lines.append(f"| {precision} | {_ms(step)} | {_ms(low)} | {_ratio(found, precision):.2f} |")
+    lines += ["", "| D | K | step, ms | its floor, ms | the flow adds |", "|---|---|---|---|---|"]
+    for row in found["flow"]:
+        share = f"{row['added_share']:.0%}" if row["K"] else "–"
+        lines.append(
+            f"| {row['D']} | {row['K']} | {_ms(row['step'])} | {_ms(row['floor'])} | {share} |"
+        )
+    lines += [
+        "",
+        "| batch | data | epoch, s | µs a datum | peak memory, MiB |",
+        "|---|---|---|---|---|",
+    ]
+    for row in found["growth"]:
+        micros = 1e6 * row["seconds"] / row["data"]
+        lines.append(
+            f"| {row['batch']} | {row['data']:,} | {row['seconds']:.2f} | {micros:.1f} | "
+            f"{row['peak_bytes'] / 2**20:.0f} |"
+        )
+    lines += ["", "| target | measured |  |", "|---|---|---|"]
+    for row in found["targets"]:
+        lines.append(
+            f"| {row['target']} | {row['measured']} | {'met' if row['met'] else 'missed'} |"
+        )
+    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    lines += [
+        "",
+        f"Medians ± standard error over {found['rounds']} rounds (epochs) or more (steps). "
+        f"{found['machine']}, {found['threads']} threads, {versions}, {found['date']}. Seed 0. "
+        "Made by `make bench`.",
+    ]
+    return "\n".join(lines)
+
+
+def _plot(found: dict[str, Any], file: Path) -> None:
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    rows = found["flow"]
+    names = [f"D={row['D']}\nK={row['K']}" for row in rows]
+    for offset, key, colour in ((-0.2, "step", "#0072B2"), (0.2, "floor", "#56B4E9")):
+        at = [i + offset for i in range(len(rows))]
+        left.bar(at, [row[key]["median_ms"] for row in rows], 0.4, color=colour, label=key)
+    left.set_xticks(range(len(rows)), names)
+    left.set_ylabel("ms a step")
+    left.legend(frameon=False)
+    largest = max(row["data"] for row in found["growth"])
+    some = [row for row in found["growth"] if row["data"] == largest]
+    right.plot(
+        [r["batch"] for r in some],
+        [1e6 * r["seconds"] / r["data"] for r in some],
+        "o-",
+        color="#0072B2",
+    )
+    right.set_xscale("log")
+    right.set_ylim(bottom=0)
+    right.set_xlabel("batch size")
+    right.set_ylabel("µs a datum")
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=150)
+
+
+if __name__ == "__main__":
+    main()
