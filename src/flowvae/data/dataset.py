@@ -80,6 +80,11 @@ class Split:
         return images.float().div_(255) if images.dtype == torch.uint8 else images
 
     def is_binary(self) -> bool:
+        """Whether all values are 0 or 1."""
+        return self._is_binary
+
+    @cached_property
+    def _is_binary(self) -> bool:
         one = 255 if self.images.dtype == torch.uint8 else 1
         return all(bool(((part == 0) | (part == one)).all()) for part in self._parts())
 
