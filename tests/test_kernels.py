@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import warnings
+from functools import partial
 
 import mpmath
 import numpy as np
@@ -395,3 +396,71 @@ def test_elementary_functions_to_the_last_places():
                 assert found == pytest.approx(float(exact), rel=ulps * 2.3e-16, abs=1e-300), value
         assert out[2, i] == pytest.approx(float(truth[2]), rel=1e-14, abs=4e-16 * abs(value))
         assert out[4, i] == pytest.approx(float(truth[4]), rel=1e-10)
+
+
+@constraints
+@pytest.mark.parametrize("function", [planar_flow, planar_flow_inverse])
+@pytest.mark.parametrize("samples", [(), (3,)])
+@pytest.mark.parametrize("spoilt", range(4))
+def test_nan_stays_with_its_datum(function, samples, spoilt, constraint):
+    """A NaN in any input reaches the end and the log-determinant of its own datum, and no other."""
+    P, K, D = 20, 3, 4
+    inputs = [torch.randn(*samples, P, D), torch.randn(P, K, D), torch.randn(P, K, D)]
+    inputs.append(torch.randn(P, K))
+    clean = function(*inputs, constraint)
+    inputs[spoilt] = inputs[spoilt].clone()
+    # Datum 7; of the points, its first sample only
+    inputs[spoilt][(*[0] * (inputs[spoilt].dim() - 2), 7, 1) if spoilt in (0, 3) else (7, 1, 2)] = (
+        torch.nan
+    )
+    hit = torch.zeros(*samples, P, dtype=torch.bool)
+    hit[..., 7] = True
+    if samples and spoilt == 0:
+        hit[1:] = False
+    end, ladj = function(*inputs, constraint)
+    assert torch.equal(end.isnan().any(-1), hit)
+    assert torch.equal(ladj.isnan(), hit)
+    for before, after in zip(clean, (end, ladj), strict=True):
+        assert torch.equal(before[~hit], after[~hit])
+
+
+@constraints
+@pytest.mark.parametrize("function", [planar_flow, planar_flow_inverse])
+@pytest.mark.parametrize("samples", [(), (3,)])
+def test_gradients_where_some_w_are_zero(function, samples, constraint):
+    inputs = [torch.randn(*samples, 5, 4), torch.randn(5, 3, 4), torch.randn(5, 3, 4)]
+    inputs.append(torch.randn(5, 3))
+    inputs[1][:, 1] = 0
+    inputs = [x.double() for x in inputs]
+    inverted = function is planar_flow_inverse
+    plain = partial(
+        reference.inverse if inverted else reference.forward, shift=reference.SHIFTS[constraint]
+    )
+    expected = outputs_and_gradients(lambda z, *sets: plain(z, *sets), inputs)
+    got = outputs_and_gradients(lambda *x: function(*x, constraint), inputs)
+    for mine, truth in zip(got, expected, strict=True):
+        torch.testing.assert_close(mine, truth, rtol=1e-9, atol=1e-10)
+
+
+def test_memory_of_results_is_used_again_once_nobody_holds_it():
+    from flowvae.flows.kernels.cpu_launch import _Memory
+
+    memory = _Memory(limit=3 << 20)
+    first, second = (memory.empty((1 << 18,), torch.float32) for _ in range(2))
+    assert first.data_ptr() != second.data_ptr()
+    assert first.data_ptr() % 64 == 0
+    address, view = first.data_ptr(), first[5:]
+    view.fill_(7)
+    del first
+    third = memory.empty((1 << 18,), torch.float32)  # the view still holds the first
+    assert third.data_ptr() != address
+    third.zero_()
+    assert view.eq(7).all()
+    del view
+    again = memory.empty((512, 256), torch.float64)
+    assert again.data_ptr() == address
+    assert again.is_contiguous()
+    del again, second, third
+    assert sum(map(len, memory._waiting)) <= memory.limit
+    # Larger than all that may wait: no memory of ours
+    assert memory.empty((1 << 20,), torch.float32).untyped_storage().resizable()

@@ -19,6 +19,7 @@ from flowvae.device import choose_device
 from flowvae.errors import TrainingError, UserError
 from flowvae.evaluation import Evaluation, encode_split, evaluate_model
 from flowvae.files import replacing, write_csv
+from flowvae.objectives import build_objective
 from flowvae.progress import Progress
 from flowvae.registry import LIKELIHOODS
 from flowvae.runs import Run, new_run_folder, open_run
@@ -92,6 +93,7 @@ def train(
     config = config.model_copy(update=about_data)
     check_support(config.likelihood, dataset)
     model = build_vae(config, dataset.data_shape, columns=dataset.columns).to(device)
+    build_objective(config, 1).check(model)
 
     run = Run(folder, config, model, dataset)
     show = Progress(config, dataset, folder, enabled=progress)

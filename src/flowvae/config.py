@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from flowvae.errors import UserError
-from flowvae.registry import LIKELIHOODS, NETWORKS, POSTERIORS, PRIORS, Registry
+from flowvae.registry import LIKELIHOODS, NETWORKS, OBJECTIVES, POSTERIORS, PRIORS, Registry
 
 __all__ = ["PRESETS", "Config", "load_config", "preset", "resolve_config"]
 
@@ -92,6 +92,32 @@ class Config(BaseModel):
         1.0, gt=0, description="In GiB; a larger array stays in its file and is read as needed."
     )
 
+    # The objective
+    objective: str = Field(
+        "elbo", description="What is maximised, and by which estimator of its gradient."
+    )
+    samples: PositiveInt = Field(1, description="S, draws of z per datum in training.")
+    beta: float = Field(
+        1.0, ge=0, allow_inf_nan=False, description="Weight of the KL; 1 is the ELBO."
+    )
+    free_bits: float = Field(
+        0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Nats of KL per datum, mean over the batch, that are free.",
+    )
+    warmup: Literal["none", "kl", "tempering"] = Field(
+        "none",
+        description="What grows from warmup_start to 1: the KL's weight, or that of log p(x, z).",
+    )
+    warmup_start: float = Field(0.01, ge=0, le=1, description="The weight at the first step.")
+    warmup_epochs: float = Field(
+        100.0, gt=0, allow_inf_nan=False, description="Length of the warm-up in epochs."
+    )
+    warmup_steps: PositiveInt | None = Field(
+        None, description="Its length in steps, instead of epochs."
+    )
+
     # Training
     epochs: PositiveInt = Field(100, description="Passes over the training data.")
     batch_size: PositiveInt = Field(100, description="Data per step.")
@@ -106,13 +132,20 @@ class Config(BaseModel):
         200, description="Samples of z per test datum in the evaluation after training."
     )
 
-    @field_validator("posterior", "prior", "likelihood", "network")
+    @field_validator("posterior", "prior", "likelihood", "network", "objective")
     @classmethod
     def _registered(cls, name: str, info: Any) -> str:
         registry = FAMILIES[info.field_name]
         if name not in registry:
             raise ValueError(f"expected one of {', '.join(registry)}, got {name!r}")
         return name
+
+    @field_validator("free_bits")
+    @classmethod
+    def _has_a_kl(cls, nats: float, info: Any) -> float:
+        if nats > 0 and (objective := info.data.get("objective")) in ("iwae", "dreg"):
+            raise ValueError(f"expected 0 with objective {objective}, which has no KL, got {nats}")
+        return nats
 
     @field_validator("image_size")
     @classmethod
@@ -148,6 +181,7 @@ FAMILIES: dict[str, Registry] = {
     "prior": PRIORS,
     "likelihood": LIKELIHOODS,
     "network": NETWORKS,
+    "objective": OBJECTIVES,
 }
 
 PRESETS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from flowvae.flows.planar import Constraint, planar_flow, planar_flow_inverse
 
-__all__ = ["DiagonalGaussian", "FlowSample", "PlanarFlowDistribution"]
+__all__ = ["DiagonalGaussian", "FlowSample", "LatentDistribution", "PlanarFlowDistribution"]
 
 
 class FlowSample(NamedTuple):
@@ -39,6 +40,17 @@ class LatentDistribution(Distribution):
         """Draw z with log q₀(z₀) and Σ_k ladj_k, each (*sample_shape, *batch_shape)."""
         raise NotImplementedError
 
+    def at_noise(self, eps: Tensor) -> FlowSample:
+        """What a draw would be with ε ~ N(0, I) given, (..., *batch_shape, D).
+
+        Expectations under q become integrals over ε, whose density is smooth however sharply the
+        flow folds z: that is how KL(q ‖ p(z|x)) is computed exactly.
+
+        Raises:
+            NotImplementedError: the distribution is not made from Gaussian noise, or does not say.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no at_noise")
+
     def rsample_and_log_prob(
         self, sample_shape: tuple[int, ...] = (), generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -52,6 +64,35 @@ class LatentDistribution(Distribution):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         return self.rsample_terms(tuple(sample_shape), generator).z
+
+    def detached(self) -> LatentDistribution:
+        """The same distribution with its parameters cut from the graph.
+
+        ``q.detached().log_prob(z)`` has a gradient with respect to z alone: what path gradients
+        are made of. Every tensor among the attributes is detached, and every distribution; one
+        that computes with a module has to say itself how.
+
+        Raises:
+            NotImplementedError: the distribution holds a module.
+
+        Examples:
+            >>> import torch
+            >>> q = DiagonalGaussian(torch.zeros(2, requires_grad=True), torch.zeros(2))
+            >>> q.detached().log_prob(torch.ones(2)).requires_grad
+            False
+        """
+        twin = copy.copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(twin, name, value.detach())
+            elif isinstance(value, LatentDistribution):
+                setattr(twin, name, value.detached())
+            elif isinstance(value, nn.Module):
+                raise NotImplementedError(
+                    f"{type(self).__name__}.detached: attribute {name} is a module, whose "
+                    "parameters cannot be detached in general; override detached()"
+                )
+        return twin
 
 
 class DiagonalGaussian(LatentDistribution):
@@ -92,7 +133,12 @@ class DiagonalGaussian(LatentDistribution):
         self, sample_shape: tuple[int, ...] = (), generator: torch.Generator | None = None
     ) -> FlowSample:
         shape = self._extended_shape(torch.Size(sample_shape))
-        eps = torch.randn(shape, generator=generator, dtype=self.loc.dtype, device=self.loc.device)
+        loc = self.loc
+        return self.at_noise(
+            torch.randn(shape, generator=generator, dtype=loc.dtype, device=loc.device)
+        )
+
+    def at_noise(self, eps: Tensor) -> FlowSample:
         # The density of z₀ = μ + σ ⊙ ε in terms of ε: no division by a small σ.
         log_base = -0.5 * (eps.square() + self.log_var + math.log(2 * math.pi)).sum(-1)
         z = self.loc + (0.5 * self.log_var).exp() * eps
@@ -159,6 +205,11 @@ class PlanarFlowDistribution(LatentDistribution):
         self, sample_shape: tuple[int, ...] = (), generator: torch.Generator | None = None
     ) -> FlowSample:
         z_0, log_base, _ = self.base.rsample_terms(sample_shape, generator)
+        z_K, ladj = self.flow(z_0)
+        return FlowSample(z_K, log_base, ladj)
+
+    def at_noise(self, eps: Tensor) -> FlowSample:
+        z_0, log_base, _ = self.base.at_noise(eps)
         z_K, ladj = self.flow(z_0)
         return FlowSample(z_K, log_base, ladj)
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import Any
 
-__all__ = ["LIKELIHOODS", "NETWORKS", "POSTERIORS", "PRIORS", "Registry"]
+__all__ = ["LIKELIHOODS", "NETWORKS", "OBJECTIVES", "POSTERIORS", "PRIORS", "Registry"]
 
 
 class Registry(Mapping[str, Any]):
@@ -62,3 +62,12 @@ LIKELIHOODS = Registry(
     },
 )
 NETWORKS = Registry("network", {"mlp": "flowvae.networks:MLP"})
+OBJECTIVES = Registry(
+    "objective",
+    {
+        "elbo": "flowvae.objectives:Elbo",
+        "stl": "flowvae.objectives:Stl",
+        "iwae": "flowvae.objectives:Iwae",
+        "dreg": "flowvae.objectives:Dreg",
+    },
+)

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Independent
 
-from flowvae.distributions import LatentDistribution
+from flowvae.distributions import FlowSample, LatentDistribution
 from flowvae.registry import LIKELIHOODS, NETWORKS, POSTERIORS, PRIORS
 
 if TYPE_CHECKING:
@@ -143,6 +143,11 @@ class VAE(nn.Module):
         x = self.flatten(x)
         return self._terms(self.posterior(x), x, samples, generator)
 
+    def terms_at(self, x: Float[Tensor, "B P"], sample: FlowSample) -> ElboTerms:
+        """The four terms at z that were drawn already, (S, B, D): each (S, B), in nats."""
+        z, log_base, ladj = sample
+        return ElboTerms(self.decode(z).log_prob(x), self.prior().log_prob(z), log_base, ladj)
+
     def elbo(
         self, x: Tensor, samples: int = 1, generator: torch.Generator | None = None
     ) -> Float[Tensor, " B"]:
@@ -185,8 +190,7 @@ class VAE(nn.Module):
         samples: int,
         generator: torch.Generator | None,
     ) -> ElboTerms:
-        z, log_base, ladj = q.rsample_terms((samples,), generator)
-        return ElboTerms(self.decode(z).log_prob(x), self.prior().log_prob(z), log_base, ladj)
+        return self.terms_at(x, q.rsample_terms((samples,), generator))
 
     def term_chunks(
         self, x: Tensor, samples: int, generator: torch.Generator | None = None

@@ -14,7 +14,8 @@ from flowvae.data import Split
 from flowvae.vae import VAE
 
 
-def _ignore(count: int) -> None:
+def ignore(count: int) -> None:
+    """Show no progress."""
     del count
 
 
@@ -100,7 +101,7 @@ def per_datum(
     samples: int,
     generator: torch.Generator,
     batch_size: int = 500,
-    advance: Callable[[int], None] = _ignore,
+    advance: Callable[[int], None] = ignore,
 ) -> dict[str, Tensor]:
     """Every term of :class:`Evaluation` for every datum: name -> (N,), float64 on the CPU.
 
@@ -133,7 +134,7 @@ def evaluate_model(
     data: str = "arrays",
     binarization: str = "none",
     pseudo_likelihood: bool | None = None,
-    advance: Callable[[int], None] = _ignore,
+    advance: Callable[[int], None] = ignore,
 ) -> Evaluation:
     """Estimate the ELBO, its terms and the importance-weighted bound on a data split.
 

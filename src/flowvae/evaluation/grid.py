@@ -29,11 +29,18 @@ def uniform_grid(
 def grid_log_joint(
     model: VAE, x: Float[Tensor, "B P"], z: Float[Tensor, "G D"], chunk: int = 4096
 ) -> Float[Tensor, "B G"]:
-    """Log p(x, z) = log p(x|z) + log p(z) for every x at every z, in nats."""
+    """Log p(x, z) = log p(x|z) + log p(z) for every x at every z, in nats.
+
+    A likelihood that has ``log_prob_table`` gives all pairs in one product.
+    """
     x = model.flatten(x)
     log_prior = model.prior().log_prob(z)
+    table = getattr(model.likelihood, "log_prob_table", None)
     columns = []
     for part in z.split(chunk):
+        if table is not None:
+            columns.append(table(model.decoder(part), x))
+            continue
         p = model.decode(part)
         columns.append(torch.stack([p.log_prob(datum.expand(len(part), -1)) for datum in x]))
     return torch.cat(columns, -1) + log_prior

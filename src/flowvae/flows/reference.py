@@ -126,9 +126,9 @@ def constrain(
         tail, v - 0.5 * torch.exp(v.clamp(max=-15.0)), torch.log(_softplus(v.clamp(min=-15.0)))
     )
     ww = (w * w).sum(-1)
-    zero = ww < torch.finfo(w.dtype).tiny  # w = 0: no direction to correct u along
+    zero = ww < torch.finfo(w.dtype).tiny  # w = 0: no direction to correct u along, so û = u
     r = torch.where(zero, 0.0, (m - wu) / torch.where(zero, 1.0, ww))
-    m = torch.where(zero, 0.0, m)
+    m = torch.where(zero, wu, m)  # 0, with the gradient of wᵀû = wᵀu
     log_s = torch.where(zero, 0.0, log_s)
     return u + r.unsqueeze(-1) * w, m, log_s
 

@@ -9,13 +9,14 @@ from torch import Tensor, nn
 
 from flowvae.config import Config
 from flowvae.data import Batches, Dataset
+from flowvae.objectives import build_objective
 from flowvae.vae import VAE, ElboTerms
 
 __all__ = ["RunningMeans", "Trainer"]
 
 
 class Trainer:
-    """Maximises the ELBO with Adam: model, optimizer, data on the device, and one generator.
+    """Maximises the objective with Adam: model, optimizer, data on the device, and one generator.
 
     Order of the data, dynamic binarization and the posterior's noise all come from one generator
     seeded by the run's seed, so training leaves torch's global random state alone.
@@ -50,18 +51,20 @@ class Trainer:
             self.generator,
             dynamic=dataset.binarization == "dynamic",
         )
+        self.objective = build_objective(config, steps_per_epoch=len(self.batches))
+        self.step = 0
 
     def steps(self) -> Iterator[ElboTerms]:
         """One epoch: after each step, the terms of its batch, detached, on the device."""
         self.model.train()
         for x in self.batches:
-            terms = self.model.elbo_terms(x, generator=self.generator)
-            loss = -terms.log_weight.mean()
+            loss, terms = self.objective(self.model, x, self.generator, self.step)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             if self.max_grad_norm is not None:
                 nn.utils.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
             self.optimizer.step()
+            self.step += 1
             yield ElboTerms(*(term.detach() for term in terms))
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import sys
+import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -18,14 +21,16 @@ from flowvae.flows.kernels import cpu, cpu_shared
 
 __all__ = ["backward", "forward"]
 
-# A second thread costs some 50 µs to wake. Plain threads that sleep between calls, rather than a
+# A second thread takes a while to wake (about 50 µs on a virtual machine). Plain threads that sleep between calls, rather than a
 # parallel loop's: those wait for each other by spinning, and stall when the cores are busy.
 _WORTH_A_THREAD = 200_000  # estimated ns
 _NS_PER_LAYER, _NS_PER_VALUE = 25.0, 1.0
 
+_WORTH_KEEPING, _LINE = 128 << 10, 64
 _LARGE, _PAGE, _MADV_HUGEPAGE = 4 << 20, 4096, 14
 _madvise: Any = ctypes.CDLL(None).madvise if sys.platform == "linux" else None
 
+_TINY = {dtype: torch.finfo(dtype).tiny for dtype in (torch.float32, torch.float64)}
 _Kernels = dict[bool, Callable[..., None]]  # by whether the map is inverted
 _FORWARD: _Kernels = {False: cpu.forward, True: cpu.inverse}
 _FORWARD_SHARED: _Kernels = {False: cpu_shared.forward, True: cpu_shared.inverse}
@@ -34,13 +39,14 @@ _BACKWARD: _Kernels = {False: cpu.backward, True: cpu.inverse_backward}
 _pool: ThreadPoolExecutor | None = None
 
 
-def _forget_pool() -> None:
-    global _pool  # noqa: PLW0603 - threads do not survive a fork
-    _pool = None
+def _after_fork() -> None:
+    # Threads do not survive a fork, and another thread may have held the lock.
+    global _pool, _memory
+    _pool, _memory = None, _Memory(_memory.limit)
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pool)
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _run(kernel: Callable[[int, int], None], tasks: int, step: int, cost: float) -> None:
@@ -59,16 +65,52 @@ def _run(kernel: Callable[[int, int], None], tasks: int, step: int, cost: float)
         other.result()
 
 
-def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """torch.empty, in huge pages where it is large: else its first touch is mostly page faults."""
-    fresh = torch.empty(shape, dtype=dtype)
-    size = fresh.numel() * fresh.element_size()
-    if size >= _LARGE and _madvise is not None:
-        start = fresh.data_ptr()
-        first = -(-start // _PAGE) * _PAGE
-        # Advice only: if the system does not take it, nothing is lost.
-        _madvise(ctypes.c_void_p(first), ctypes.c_size_t(start + size - first), _MADV_HUGEPAGE)
-    return fresh
+class _Memory:
+    """Memory of large results, handed out again when the tensor that had it is gone.
+
+    Fresh pages cost more than the arithmetic that fills them: at batch 1000, K = 80, D = 40 each
+    step asks for 40 MB, and the allocator gives them back to the system in between. Whoever holds a
+    result keeps its memory; no more than ``limit`` bytes wait here for their next use.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._waiting: list[np.ndarray] = []
+        # Entered again where a garbage collection inside it gives memory back.
+        self._lock = threading.RLock()
+
+    def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """As ``torch.empty``."""
+        size = math.prod(shape) * dtype.itemsize
+        if not _WORTH_KEEPING <= size <= self.limit:
+            return torch.empty(shape, dtype=dtype)
+        memory = self._take(size)
+        lease = memory[:size]
+        weakref.finalize(lease, self._give, memory).atexit = False
+        return torch.from_numpy(lease).view(dtype).view(shape)
+
+    def _take(self, size: int) -> np.ndarray:
+        with self._lock:
+            for i, memory in enumerate(self._waiting):
+                if size <= len(memory) <= 2 * size:
+                    return self._waiting.pop(i)
+        raw = np.empty(size + _LINE, np.uint8)
+        memory = raw[-raw.ctypes.data % _LINE :][:size]
+        if size >= _LARGE and _madvise is not None:
+            first = -(-memory.ctypes.data // _PAGE) * _PAGE
+            length = memory.ctypes.data + size - first
+            # Huge pages; advice only: if the system does not take it, nothing is lost.
+            _madvise(ctypes.c_void_p(first), ctypes.c_size_t(length), _MADV_HUGEPAGE)
+        return memory
+
+    def _give(self, memory: np.ndarray) -> None:
+        with self._lock:
+            self._waiting.insert(0, memory)
+            while sum(map(len, self._waiting)) > self.limit:
+                self._waiting.pop()
+
+
+_memory = _Memory(limit=256 << 20)
 
 
 def _token(z: Tensor) -> np.float32 | np.float64:
@@ -85,6 +127,21 @@ def _inputs(w: Tensor, u: Tensor, b: Tensor) -> tuple[tuple[int, int], ...]:
     return tuple((x.data_ptr(), x.stride(0)) for x in (w, u, b))
 
 
+def numbers_kept(S: int, P: int, K: int, D: int, inverted: bool) -> int:
+    """How many numbers are kept: some for each layer of each point, and the exact end.
+
+    Where samples share a set, a_k alone: the rest is found again once for all of them.
+    """
+    if S > 1:
+        return S * P * (K + D)
+    return -(-P // cpu.LANES) * cpu.LANES * K * cpu.KEPT[inverted] + P * D
+
+
+def _exact_end(kept: Tensor, size: int) -> int:
+    """Where in what is kept the end of the walk is."""
+    return kept.data_ptr() + 8 * (kept.numel() - size)
+
+
 def forward(
     z: Tensor, w: Tensor, u: Tensor, b: Tensor, shift: float, save: bool, inverted: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -94,14 +151,14 @@ def forward(
     w, u, b = _rows(w), _rows(u), _rows(b)
     if z.stride(2) != 1:
         z = z.contiguous()
-    end = torch.empty((S, P, D), dtype=z.dtype)
+    end = _memory.empty((S, P, D), z.dtype)
     ladj = torch.empty((S, P), dtype=z.dtype)
-    kept = torch.empty(S * P * (K + D) if save else 0, dtype=torch.float64)
-    tiny = torch.finfo(z.dtype).tiny
+    kept = _memory.empty((numbers_kept(S, P, K, D, inverted) if save else 0,), torch.float64)
+    tiny = _TINY[z.dtype]
     head = (_token(z),)
     address, sample, set_ = z.data_ptr(), z.stride(0), z.stride(1)
     parameters = _inputs(w, u, b)
-    exact_end = kept.data_ptr() + 8 * S * P * K
+    exact_end = _exact_end(kept, S * P * D)
     outputs = (end.data_ptr(), ladj.data_ptr(), kept.data_ptr(), exact_end)
     cost = S * P * K * (_NS_PER_LAYER + _NS_PER_VALUE * D)
     if S == 1:
@@ -143,11 +200,11 @@ def backward(
     K = w.shape[1]
     w, u, b = _rows(w), _rows(u), _rows(b)
     end_bar, ladj_bar = end_bar.contiguous(), ladj_bar.contiguous()
-    start_bar = torch.empty_like(end_bar)
-    end = kept.data_ptr() + 8 * S * P * K
-    w_bar, u_bar = _empty((P, K, D), w.dtype), _empty((P, K, D), w.dtype)
+    start_bar = _memory.empty((S, P, D), end_bar.dtype)
+    end = _exact_end(kept, S * P * D)
+    w_bar, u_bar = _memory.empty((P, K, D), w.dtype), _memory.empty((P, K, D), w.dtype)
     b_bar = torch.empty((P, K), dtype=w.dtype)
-    tiny = torch.finfo(end_bar.dtype).tiny
+    tiny = _TINY[end_bar.dtype]
     token = _token(end_bar)
     in_w, in_u, in_b = _inputs(w, u, b)
     bars = (w_bar.data_ptr(), u_bar.data_ptr(), b_bar.data_ptr())
@@ -157,16 +214,14 @@ def backward(
         lanes = _BACKWARD[inverted]
         known = (end, in_w, in_u, kept.data_ptr())
         _run(
-            lambda first, last: lanes(
-                token, *known, *gradients, *bars, K, D, first, last, shift, tiny
-            ),
+            lambda first, last: lanes(token, *known, *gradients, *bars, K, D, first, last),
             P,
             1,
             cost,
         )
     else:
         tasks = P * -(-S // cpu_shared.CHUNK)
-        sums = torch.empty((tasks, K, 2 * D + 2), dtype=torch.float64)
+        sums = _memory.empty((tasks, K, 2 * D + 2), torch.float64)
         known = (end, in_w, in_u, in_b, kept.data_ptr())
         _run(
             lambda first, last: cpu_shared.pullback(

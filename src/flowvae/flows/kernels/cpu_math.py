@@ -17,11 +17,14 @@ from numba.extending import intrinsic
 
 __all__ = [
     "constrained",
+    "load",
     "log_abs_det",
     "log_det_slopes",
+    "prefetch",
     "row",
     "select",
     "solve",
+    "store",
     "tanh_and_slope",
 ]
 
@@ -61,6 +64,19 @@ def select(context, condition, yes, no):
 
 
 @intrinsic
+def _fma(context, x, y, z):
+    """x y + z, rounded once where the processor can."""
+
+    def build(context, builder, signature, arguments):
+        double = ir.DoubleType()
+        kind = ir.FunctionType(double, [double] * 3)
+        function = builder.module.declare_intrinsic("llvm.fmuladd", [double], kind)
+        return builder.call(function, arguments)
+
+    return types.float64(types.float64, types.float64, types.float64), build
+
+
+@intrinsic
 def row(context, address, token, offset):
     """A pointer to the offset-th value of ``token``'s type from an address, for carray."""
     signature = types.CPointer(token)(address, token, offset)
@@ -73,51 +89,116 @@ def row(context, address, token, offset):
     return signature, build
 
 
+# Memory that a kernel promises not to overlap: parameters, their gradients, a point, its gradient.
+# Without the promise LLVM checks addresses before every short loop over d, which costs as much as
+# the loop.
+_PLACES = ("parameters", "w_bar", "u_bar", "z", "z_bar")
+
+
+def _promise(module, instruction, place):
+    domain = module.add_metadata(["flowvae"])
+    here, *others = (
+        module.add_metadata([f"flowvae {name}", domain])
+        for name in sorted(_PLACES, key=place.__ne__)
+    )
+    instruction.set_metadata("alias.scope", module.add_metadata([here]))
+    instruction.set_metadata("noalias", module.add_metadata(others))
+
+
+@intrinsic
+def load(context, pointer, i, place):
+    """``pointer[i]`` as float64; ``place`` is one of ``_PLACES``, written out."""
+    if not isinstance(place, types.StringLiteral):
+        return None  # numba asks again with the literal
+
+    def build(context, builder, signature, arguments):
+        value = builder.load(builder.gep(arguments[0], [arguments[1]]))
+        _promise(builder.module, value, place.literal_value)
+        return context.cast(builder, value, pointer.dtype, types.float64)
+
+    return types.float64(pointer, i, place), build
+
+
+@intrinsic
+def store(context, pointer, i, value, place):
+    """``pointer[i] = value``, from float64."""
+    if not isinstance(place, types.StringLiteral):
+        return None
+
+    def build(context, builder, signature, arguments):
+        rounded = context.cast(builder, arguments[2], types.float64, pointer.dtype)
+        done = builder.store(rounded, builder.gep(arguments[0], [arguments[1]]))
+        _promise(builder.module, done, place.literal_value)
+        return context.get_dummy_value()
+
+    return types.void(pointer, i, types.float64, place), build
+
+
+@intrinsic
+def prefetch(context, pointer, i):
+    """Ask for the cache line of ``pointer[i]``, which need not exist, ahead of its use."""
+
+    def build(context, builder, signature, arguments):
+        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        function = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
+        line = builder.bitcast(builder.gep(arguments[0], [arguments[1]]), byte)
+        # to be read, into all levels, as data
+        builder.call(function, [line, number(0), number(3), number(1)])
+        return context.get_dummy_value()
+
+    return types.void(pointer, i), build
+
+
 @njit(**INLINE)
 def exp_parts(x):
     """2^n and p with e^x = 2^n (1 + p), so that e^x - 1 = 2^n p + (2^n - 1) cancels nowhere."""
-    x = min(max(x, -708.0), 709.0)
-    shifted = x * _LOG2_E + _ROUND
+    x = select(x < -708.0, -708.0, select(x > 709.0, 709.0, x))  # NaN stays NaN
+    shifted = _fma(x, _LOG2_E, _ROUND)
     n = shifted - _ROUND
-    r = (x - n * _LN2_HIGH) - n * _LN2_LOW
+    r = _fma(n, -_LN2_LOW, _fma(n, -_LN2_HIGH, x))
     # Taylor's series of e^r - 1, |r| ≤ ½ ln 2, to r^13 / 13!
     p = 1.6059043836821613e-10
-    p = p * r + 2.08767569878681e-09
-    p = p * r + 2.505210838544172e-08
-    p = p * r + 2.755731922398589e-07
-    p = p * r + 2.7557319223985893e-06
-    p = p * r + 2.48015873015873e-05
-    p = p * r + 1.984126984126984e-04
-    p = p * r + 1.3888888888888889e-03
-    p = p * r + 8.333333333333333e-03
-    p = p * r + 4.1666666666666664e-02
-    p = p * r + 0.16666666666666666
-    p = p * r + 0.5
-    p = p * r * r + r
+    p = _fma(p, r, 2.08767569878681e-09)
+    p = _fma(p, r, 2.505210838544172e-08)
+    p = _fma(p, r, 2.755731922398589e-07)
+    p = _fma(p, r, 2.7557319223985893e-06)
+    p = _fma(p, r, 2.48015873015873e-05)
+    p = _fma(p, r, 1.984126984126984e-04)
+    p = _fma(p, r, 1.3888888888888889e-03)
+    p = _fma(p, r, 8.333333333333333e-03)
+    p = _fma(p, r, 4.1666666666666664e-02)
+    p = _fma(p, r, 0.16666666666666666)
+    p = _fma(p, r, 0.5)
+    p = _fma(p * r, r, r)
     scale = _float_of_bits((_bits_of_float(shifted) + 1023) << 52)
     return scale, p
 
 
 @njit(**INLINE)
-def log(x):
-    """ln x for positive normal x: x = 2^n (1 + f), ln(1 + f) = 2 artanh(f / (2 + f))."""
+def log(x, rest):
+    """ln(x + rest) for positive normal x and a rest below its rounding error.
+
+    x + rest = 2^n (1 + f), ln(1 + f) = 2 artanh(f / (2 + f)).
+    """
     bits = _bits_of_float(x)
     n = (bits - 0x3FE6A09E667F3BCD) >> 52  # so that √½ ≤ 1 + f < √2
-    f = _float_of_bits(bits - (n << 52)) - 1.0
+    f = _fma(rest, _float_of_bits((1023 - n) << 52), _float_of_bits(bits - (n << 52)) - 1.0)
     whole = _float_of_bits(n + 0x4338000000000000) - _ROUND
     s = f / (2.0 + f)
     q = s * s
     p = 1 / 21
-    p = p * q + 1 / 19
-    p = p * q + 1 / 17
-    p = p * q + 1 / 15
-    p = p * q + 1 / 13
-    p = p * q + 1 / 11
-    p = p * q + 1 / 9
-    p = p * q + 1 / 7
-    p = p * q + 1 / 5
-    p = p * q + 1 / 3
-    return whole * _LN2_HIGH + (2.0 * s + (2.0 * s * q * p + whole * _LN2_LOW))
+    p = _fma(p, q, 1 / 19)
+    p = _fma(p, q, 1 / 17)
+    p = _fma(p, q, 1 / 15)
+    p = _fma(p, q, 1 / 13)
+    p = _fma(p, q, 1 / 11)
+    p = _fma(p, q, 1 / 9)
+    p = _fma(p, q, 1 / 7)
+    p = _fma(p, q, 1 / 5)
+    p = _fma(p, q, 1 / 3)
+    whole += 0.0 * x  # NaN, whose bits are taken for a number's above, stays NaN
+    return _fma(whole, _LN2_HIGH, 2.0 * s + _fma(2.0 * s * q, p, whole * _LN2_LOW))
 
 
 @njit(**INLINE)
@@ -144,14 +225,14 @@ def constrained(wu, ww, shift, tiny):
     e = scale * p + scale
     y = select(left, _SLOPE_OF_M * (scale * p + (scale - 1.0)), e)
     one_more = 1.0 + y
-    log1p = log(one_more) + (y - (one_more - 1.0)) / one_more
+    log1p = log(one_more, y - (one_more - 1.0))
     m = select(left, log1p, v + log1p - 1.0)
     e_v = (math.e - 1) * e
     s = select(d < -12.0, e_v * (1.0 - e_v * (0.5 - e_v * (1 / 3))), 1.0 + m)
-    sigma = select(left, e_v, 1.0) / (1.0 + select(left, e_v, e))
-    zero = ww < tiny  # w = 0: no direction to correct u along, and no log-determinant
+    sigma = select(left, (1.0 - 1.0 / math.e) * e, 1.0) / one_more
+    zero = ww < tiny  # w = 0: no direction to correct u along, so û = u and wᵀû = wᵀu = 0
     r = select(zero, 0.0, (m - wu) / select(zero, 1.0, ww))
-    return r, select(zero, 0.0, m), select(zero, 1.0, s), select(zero, 0.0, sigma)
+    return r, select(zero, 0.0, m), select(zero, 1.0, s), select(zero, 1.0, sigma)
 
 
 @njit(**INLINE)
@@ -161,12 +242,18 @@ def _det(t, h, m, s):
 
 
 @njit(**INLINE)
+def _not_zero(x):
+    # max(x, 1e-300), but NaN stays NaN
+    return select(x < 1e-300, 1e-300, x)
+
+
+@njit(**INLINE)
 def log_abs_det(t, h, m, s, d):
     """ladj = log(1 + h m); d is wᵀu less the constraint's shift."""
     y = h * m
     near = y > -0.5
-    det = select(near, 1.0 + y, max(t * t + h * s, 1e-300))
-    ladj = log(det) + select(near, (y - (det - 1.0)) / det, 0.0)
+    det = _not_zero(select(near, 1.0 + y, t * t + h * s))
+    ladj = log(det, select(near, y - (det - 1.0), 0.0))
     # t and s both underflow: log s is its asymptote.
     return select(det < 1e-290, select(abs(t) < 1e-150, d + _ZERO_OF_M, ladj), ladj)
 
@@ -174,7 +261,7 @@ def log_abs_det(t, h, m, s, d):
 @njit(**INLINE)
 def log_det_slopes(t, h, m, s, sigma):
     """∂ladj/∂a = -2 t h m / (1 + h m), ∂ladj/∂(wᵀu) = h σ / (1 + h m), and 1 + h m itself."""
-    det = max(_det(t, h, m, s), 1e-300)
+    det = _not_zero(_det(t, h, m, s))
     slope = select(det < 1e-290, select(abs(t) < 1e-150, 1.0, h * sigma / det), h * sigma / det)
     return -2.0 * t * h * m / det, slope, det
 
@@ -195,7 +282,7 @@ def solve(q, tau, m, s, lanes):
     for i in range(lanes):
         x = abs(q[tau + i])
         c = abs(q[m + i])
-        scale, p = exp_parts(log(min(max(5.0 * x / max(c, 1e-300), 1e-300), 1.0)) * (1 / 3))
+        scale, p = exp_parts(log(min(max(5.0 * x / max(c, 1e-300), 1e-300), 1.0), 0.0) * (1 / 3))
         cube_root = select(5.0 * x < c, scale * p + scale, x + c)
         above = min(x + c, x / max(q[s + i], 1e-300), cube_root)
         root[i] = select(q[m + i] < 0.0, above, max(x - c, x / (1.0 + c)))

@@ -88,9 +88,9 @@ def _constrained(wu, ww, SHIFT: tl.constexpr, TINY: tl.constexpr):
     e_v = e * _E_LESS_ONE
     s = tl.where(d < -12.0, e_v * (1.0 - e_v * (0.5 - e_v * 0.3333333333333333)), 1.0 + m)
     sigma = tl.where(left, e_v, 1.0) / (1.0 + tl.where(left, e_v, e))
-    zero = ww < TINY  # w = 0: no direction to correct u along, and no log-determinant
+    zero = ww < TINY  # w = 0: no direction to correct u along, so û = u and wᵀû = wᵀu = 0
     r = tl.where(zero, 0.0, (m - wu) / tl.where(zero, 1.0, ww))
-    return r, tl.where(zero, 0.0, m), tl.where(zero, 1.0, s), tl.where(zero, 0.0, sigma)
+    return r, tl.where(zero, 0.0, m), tl.where(zero, 1.0, s), tl.where(zero, 1.0, sigma)
 
 
 @triton.jit

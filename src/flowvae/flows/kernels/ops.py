@@ -104,15 +104,17 @@ def _(w, u, b, kept, end_bar, ladj_bar, shift, inverted):
 
 
 def _fake_map(
-    z: Tensor, w: Tensor, u: Tensor, b: Tensor, shift: float, save: bool
+    inverted: bool, z: Tensor, w: Tensor, u: Tensor, b: Tensor, shift: float, save: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    S, P, D = z.shape
-    kept = S * P * (w.shape[1] + D) if save else 0
-    return z.new_empty((S, P, D)), z.new_empty((S, P)), z.new_empty(kept, dtype=torch.float64)
+    (S, P, D), K = z.shape, w.shape[1]
+    on_cpu = z.device.type == "cpu"
+    kept = _cpu().numbers_kept(S, P, K, D, inverted) if on_cpu else S * P * (K + D)
+    kept = z.new_empty(kept if save else 0, dtype=torch.float64)
+    return z.new_empty((S, P, D)), z.new_empty((S, P)), kept
 
 
-planar.register_fake(_fake_map)
-planar_inverse.register_fake(_fake_map)
+planar.register_fake(partial(_fake_map, False))
+planar_inverse.register_fake(partial(_fake_map, True))
 
 
 @planar_pullback.register_fake
