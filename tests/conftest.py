@@ -9,7 +9,9 @@ import jaxtyping
 
 # Before anything of flowvae is imported: the rooms through which tensors walk.
 _ROOMS = (
-    *("flows.planar", "flows.reference", "distributions", "posteriors", "priors"),
+    *("flows.planar", "flows.reference", "flows.radial", "flows.householder", "flows.sylvester"),
+    *("flows.conditioner", "flows.autoregressive", "flows.coupling", "flows.spline"),
+    *("distributions", "posteriors", "priors"),
     *("likelihoods", "networks", "vae", "evaluation"),
 )
 jaxtyping.install_import_hook([f"flowvae.{room}" for room in _ROOMS], "beartype.beartype")

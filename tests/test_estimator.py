@@ -140,7 +140,7 @@ def test_pixels_under_a_bernoulli_likelihood():
     assert model.columns_ is None
     assert set(np.unique(model.sample(20))) <= {0.0, 1.0}
     assert (model.score_samples(X) <= 0).all()
-    with pytest.raises(ValueError, match=r"likelihood: bernoulli expects .* got 0 to 5"):
+    with pytest.raises(ValueError, match=r"likelihood: bernoulli expects .* from 0 to 5"):
         clone(model).fit(5 * X)
 
 

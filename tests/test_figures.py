@@ -82,5 +82,5 @@ def test_a_single_image(tmp_path):
 
 def test_posterior_panels_need_two_dimensions():
     model = flowvae.build_vae(resolve_config(latent_dim=3), (4,))
-    with pytest.raises(ValueError, match="expected a planar flow posterior with D = 2"):
+    with pytest.raises(ValueError, match="expected a flow posterior with D = 2"):
         posterior_panels(model, torch.rand(1, 4))

@@ -318,8 +318,8 @@ config = flowvae.preset("original").model_copy(update={"hidden_dims": (16,), "de
 model = flowvae.build_vae(config, data.data_shape)
 for terms in islice(Trainer(model, data, config).steps(), 300):
     assert terms.log_weight.isfinite().all()
-few = replace(data.test.images, blocks=data.test.images.blocks[:8])
-assert evaluate_model(model, Split(few), 2).count > 1000
+few = replace(data.test.images, blocks=data.test.images.blocks[:300])
+assert evaluate_model(model, Split(few), 1).count > 90_000
 print(len(data.train) + len(data.test), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
@@ -343,7 +343,7 @@ def test_ten_gigabytes_in_less_than_two(tmp_path):
     assert done.returncode == 0, done.stderr
     rows, kibibytes = map(int, done.stdout.split())
     assert rows == count
-    assert kibibytes * 1024 < 2e9
+    assert kibibytes * 1024 < 1e9
 
 
 # Hugging Face

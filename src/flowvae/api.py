@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,16 +18,15 @@ from flowvae.device import choose_device
 from flowvae.errors import TrainingError, UserError
 from flowvae.evaluation import Evaluation, encode_split, evaluate_model
 from flowvae.files import replacing, write_csv
+from flowvae.likelihoods.support import check_support, fitting_likelihoods
 from flowvae.objectives import build_objective
 from flowvae.progress import Progress
-from flowvae.registry import LIKELIHOODS
 from flowvae.runs import Run, new_run_folder, open_run
 from flowvae.training import RunningMeans, Trainer
 from flowvae.training.events import EventWriter
 from flowvae.vae import build_vae
 
 __all__ = [
-    "check_support",
     "describe_data",
     "draw_figures",
     "encode",
@@ -91,7 +89,7 @@ def train(
         dataset = binarize(dataset, config.binarization)
     about_data = {"data": dataset.name, "binarization": dataset.binarization}
     config = config.model_copy(update=about_data)
-    check_support(config.likelihood, dataset)
+    check_support(config, dataset)
     model = build_vae(config, dataset.data_shape, columns=dataset.columns).to(device)
     build_objective(config, 1).check(model)
 
@@ -116,21 +114,6 @@ def train(
         raise
     run.save_environment(status="finished", durations=durations, **about)
     return run
-
-
-def check_support(likelihood: str, dataset: Dataset) -> None:
-    """SUPPORT: refuse data on which the likelihood is not defined."""
-    if likelihood == "mixed" and dataset.columns is None:
-        raise UserError(f"likelihood: mixed expects a table, got arrays, {dataset.name}")
-    support = getattr(LIKELIHOODS[likelihood], "support", None)
-    if support is None:
-        return
-    found = dataset.statistics
-    if found.low < support[0] or found.high > support[1]:
-        raise UserError(
-            f"likelihood: {likelihood} expects numbers in [{support[0]:g}, {support[1]:g}], "
-            f"or uint8, got {found.low:g} to {found.high:g} in {dataset.name}"
-        )
 
 
 def _fit(run: Run, dataset: Dataset, show: Progress, durations: dict[str, float]) -> None:
@@ -211,7 +194,7 @@ def evaluate(
             seed=config.seed if seed is None else seed,
             data=dataset.name,
             binarization=dataset.binarization,
-            pseudo_likelihood=dataset.pseudo_likelihood,
+            pseudo_likelihood=run.pseudo_likelihood,
             advance=advance,
         )
     run.save_evaluation(evaluation)
@@ -336,12 +319,7 @@ def describe_data(config: Config) -> str:
     from flowvae.data.summary import summary
 
     dataset = load_configured(config)
-    fitting = []
-    for name in LIKELIHOODS:
-        with suppress(UserError):
-            check_support(name, dataset)
-            fitting.append(name)
-    return f"{summary(dataset)}\n  likelihoods  {', '.join(fitting)}"
+    return f"{summary(dataset)}\n  likelihoods  {', '.join(fitting_likelihoods(config, dataset))}"
 
 
 def draw_figures(run: RunLike, *, data: str | None = None, device: str = "auto") -> list[Path]:

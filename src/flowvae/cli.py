@@ -8,13 +8,14 @@ import sys
 from collections.abc import Callable, Set
 from pathlib import Path
 from types import UnionType
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 import click
 
 from flowvae import __version__
 from flowvae.config import DATA_FIELDS, FAMILIES, PRESETS, Config, load_config, resolve_config
 from flowvae.errors import TrainingError, UserError
+from flowvae.registry import Registry
 
 if TYPE_CHECKING:
     from flowvae.evaluation import Evaluation
@@ -48,6 +49,25 @@ class _TextList(click.ParamType):
         return tuple(part.strip() for part in str(value).split(",") if part.strip())
 
 
+class _Family(click.ParamType):
+    """A name in a registry as it stands when the flag is read, or a class of one's own."""
+
+    name = "NAME"
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        del param, ctx
+        return f"[{'|'.join(self._registry)}|MODULE:CLASS]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value not in self._registry:
+            choices = ", ".join(self._registry)
+            self.fail(f"expected one of {choices}, or MODULE:CLASS, got {value!r}", param, ctx)
+        return str(value)
+
+
 def _config_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """A flag for every field of :class:`Config`, with its description and default."""
     return _field_options(set(Config.model_fields) - {"version", "preset"})(command)
@@ -68,13 +88,15 @@ def _field_options(names: Set[str]) -> Callable[..., Any]:
 def _field_option(name: str, field: Any) -> Callable[..., Any]:
     kind: Any = field.annotation
     if name in FAMILIES:
-        kind = click.Choice(list(FAMILIES[name]))
+        kind = _Family(FAMILIES[name])
     elif get_origin(kind) is Literal:
         kind = click.Choice(get_args(kind))
     elif get_origin(kind) is tuple:
         kind = _TextList() if get_args(kind)[0] is str else _IntList()
     elif isinstance(kind, UnionType):  # X | None
         kind = get_args(kind)[0]
+    elif get_origin(kind) is Union:  # names or a number: Config tells them apart
+        kind = str
     default = field.default
     shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
     shown = "none" if shown in (None, "") else shown

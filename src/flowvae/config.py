@@ -17,6 +17,7 @@ from flowvae.registry import LIKELIHOODS, NETWORKS, OBJECTIVES, POSTERIORS, PRIO
 __all__ = ["PRESETS", "Config", "load_config", "preset", "resolve_config"]
 
 PositiveInt = Annotated[int, Field(ge=1)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Config(BaseModel):
@@ -40,6 +41,46 @@ class Config(BaseModel):
     num_flows: int = Field(3, ge=0, description="K, the number of flows; 0 is a plain Gaussian.")
     constraint: Literal["paper", "centred"] = Field(
         "paper", description="How a planar flow is kept invertible: m(a) of the paper, or centred."
+    )
+    amortized: bool = Field(
+        True, description="Flow parameters written by the encoder; if false, shared by all data."
+    )
+    num_orthogonal: PositiveInt = Field(
+        8, description="Of sylvester_orthogonal: M, orthonormal directions per flow; at most D."
+    )
+    num_householder: PositiveInt = Field(
+        8, description="Of sylvester_householder: H, reflections per flow."
+    )
+    flow_hidden_dims: tuple[PositiveInt, ...] = Field(
+        (128,),
+        min_length=1,
+        description="Of iaf, coupling, spline and the flow prior: widths of a flow's network.",
+    )
+    num_components: PositiveInt = Field(
+        100, description="Of gaussian_mixture and vampprior: components, or pseudo-inputs."
+    )
+    num_prior_flows: int = Field(8, ge=0, description="Of the flow prior: K, its number of flows.")
+    sigma: Literal["learned", "per_pixel"] | PositiveFloat = Field(
+        "learned",
+        description="Of the gaussian likelihood: a number, one learned for every value of a datum, "
+        "or one written by the decoder (per_pixel).",
+    )
+    num_mixtures: PositiveInt = Field(
+        5, description="Of logistic_mixture: logistics per value of a datum."
+    )
+    num_categories: int = Field(
+        10, ge=2, description="Of the categorical likelihood: values are 0 … num_categories - 1."
+    )
+    activation: Literal["relu", "elu", "gelu", "silu", "tanh", "leaky_relu"] = Field(
+        "relu", description="Of the networks' hidden layers."
+    )
+    gated: bool = Field(
+        False, description="Of mlp: hidden layers are (Wx + c) · sigmoid(Vx + d), not activation."
+    )
+    channels: tuple[PositiveInt, ...] = Field(
+        (),
+        description="Of gated_conv and resnet: channels of the encoder's convolutions; the "
+        "network's own if not given.",
     )
     hidden_dims: tuple[PositiveInt, ...] = Field(
         (500,),

@@ -14,12 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowvae.api import check_support
 from flowvae.config import Config, resolve_config
 from flowvae.data import Batches, Column, Dataset, Split
 from flowvae.device import choose_device
 from flowvae.distributions import DiagonalGaussian
 from flowvae.errors import TrainingError, UserError
+from flowvae.likelihoods import COLUMNS, REAL
+from flowvae.likelihoods.support import check_support
+from flowvae.registry import LIKELIHOODS
 from flowvae.runs import read_model, write_model
 from flowvae.training import RunningMeans, Trainer
 from flowvae.vae import VAE, build_vae
@@ -41,9 +43,6 @@ except ImportError as error:
 __all__ = ["FlowVAE"]
 
 _CHUNK_VALUES = 2**22  # numbers of decoded data held at once
-
-# Likelihoods on all of R, for which standardising is a matter of units.
-_REAL = ("gaussian",)
 
 
 class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseEstimator):
@@ -299,18 +298,20 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
             hidden_dims=tuple(self.hidden_dims),
             seed=self._seed,
             **{name: getattr(self, name) for name in names},
-            **(self.settings or {}),
+            # One σ for each value of each row: quantities are not equally well explained.
+            **{"sigma": "per_pixel", **(self.settings or {})},
         )
         if self.num_samples < 1:
             raise ValueError(f"num_samples: expected at least 1, got {self.num_samples}")
         wanted = self.standardize
         if wanted not in (True, False, "auto"):
             raise ValueError(f"standardize: expected True, False or 'auto', got {wanted!r}")
-        scaled = self.likelihood in _REAL if wanted == "auto" else wanted
+        support = LIKELIHOODS[self.likelihood].support
+        scaled = support in (REAL, COLUMNS) if wanted == "auto" else wanted
         self.columns_ = self._fit_columns(X) if scaled else None
         device = choose_device(self.config_.device)
         dataset = self._dataset(X)
-        check_support(self.likelihood, dataset)
+        check_support(self.config_, dataset)
         model = build_vae(self.config_, (X.shape[1],), columns=self.columns_)
         self.model_: VAE = model.to(device).eval()
         self.elbo_: list[float] = []

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from flowvae.distributions import DiagonalGaussian
+from flowvae.distributions import (
+    DiagonalGaussian,
+    LatentDistribution,
+    MixtureDistribution,
+    NeuralFlowDistribution,
+)
+from flowvae.flows.coupling import CouplingFlow
 
 if TYPE_CHECKING:
     from flowvae.config import Config
 
-__all__ = ["StandardNormal"]
+__all__ = ["FlowPrior", "GaussianMixture", "StandardNormal", "VampPrior"]
 
 
 class StandardNormal(nn.Module):
@@ -31,8 +38,142 @@ class StandardNormal(nn.Module):
         self.register_buffer("zeros", torch.zeros(latent_dim), persistent=False)
 
     @classmethod
-    def from_config(cls, config: Config) -> StandardNormal:
+    def from_config(cls, config: Config, data_dim: int) -> StandardNormal:
+        del data_dim
         return cls(config.latent_dim)
 
     def forward(self) -> DiagonalGaussian:
         return DiagonalGaussian(self.zeros, self.zeros)
+
+
+class GaussianMixture(nn.Module):
+    """p(z) = Σ_m π_m N(z; μ_m, diag σ_m²), all of it learned.
+
+    Args:
+        latent_dim: D.
+        num_components: M ≥ 1.
+
+    Examples:
+        >>> import torch
+        >>> GaussianMixture(latent_dim=2, num_components=5)().log_prob(torch.zeros(3, 2)).shape
+        torch.Size([3])
+    """
+
+    def __init__(self, latent_dim: int, num_components: int) -> None:
+        super().__init__()
+        self.loc = nn.Parameter(torch.randn(num_components, latent_dim))
+        self.log_var = nn.Parameter(torch.zeros(num_components, latent_dim))
+        self.logits = nn.Parameter(torch.zeros(num_components))
+
+    @classmethod
+    def from_config(cls, config: Config, data_dim: int) -> GaussianMixture:
+        del data_dim
+        return cls(config.latent_dim, config.num_components)
+
+    def forward(self) -> MixtureDistribution:
+        return MixtureDistribution(
+            DiagonalGaussian(self.loc, self.log_var),
+            self.logits.log_softmax(-1),
+            lambda index: DiagonalGaussian(self.loc[index], self.log_var[index]),
+        )
+
+
+class VampPrior(nn.Module):
+    """p(z) = 1/M Σ_m q(z|u_m): the mean of the posterior at M pseudo-inputs u_m, which are learned.
+
+    The posterior is the model's own; :class:`flowvae.VAE` hands it over by :meth:`bind`. Its family
+    must have a ``log_prob``.
+
+    Args:
+        data_dim: P.
+        num_components: M ≥ 1.
+        to_support: maps R to where data lies, so that pseudo-inputs look like data; none for data
+            on R.
+
+    Source: "VAE with a VampPrior", arXiv 1705.07120.
+
+    Examples:
+        >>> import torch, flowvae
+        >>> model = flowvae.build_vae(flowvae.Config(prior="vampprior", num_components=5), (6,))
+        >>> model.prior().log_prob(torch.zeros(3, 2)).shape
+        torch.Size([3])
+    """
+
+    log_weights: Tensor
+
+    def __init__(
+        self,
+        data_dim: int,
+        num_components: int,
+        to_support: Callable[[Tensor], Tensor] | None = torch.sigmoid,
+    ) -> None:
+        super().__init__()
+        self.inputs = nn.Parameter(torch.randn(num_components, data_dim))
+        self._to_support = to_support
+        self._posterior: Callable[[Tensor], LatentDistribution] | None = None
+        log_weights = torch.full((num_components,), 1 / num_components).log()
+        self.register_buffer("log_weights", log_weights, persistent=False)
+
+    @classmethod
+    def from_config(cls, config: Config, data_dim: int) -> VampPrior:
+        from flowvae.registry import LIKELIHOODS
+
+        to_support = LIKELIHOODS[config.likelihood].support.from_real
+        return cls(data_dim, config.num_components, to_support)
+
+    def bind(self, posterior: Callable[[Tensor], LatentDistribution]) -> None:
+        """Say what q(z|x) is: (M, P) -> a distribution of batch (M,)."""
+        self._posterior = posterior
+
+    @property
+    def pseudo_inputs(self) -> Tensor:
+        """u, (M, P)."""
+        return self.inputs if self._to_support is None else self._to_support(self.inputs)
+
+    def forward(self) -> MixtureDistribution:
+        posterior = self._posterior
+        if posterior is None:
+            raise RuntimeError("VampPrior: expected bind(posterior) before the first call")
+        u = self.pseudo_inputs
+        return MixtureDistribution(
+            posterior(u), self.log_weights, lambda index: posterior(u[index])
+        )
+
+
+class FlowPrior(nn.Module):
+    """p(z): N(0, I) pushed through K affine coupling layers, which are learned.
+
+    Args:
+        latent_dim: D.
+        num_flows: K ≥ 0.
+        hidden_dims: widths of each layer's network.
+
+    Source: "Variational Lossy Autoencoder", arXiv 1611.02731, for flows as priors; "Density
+    estimation using Real NVP", arXiv 1605.08803, for the flow.
+
+    Examples:
+        >>> import torch
+        >>> p = FlowPrior(latent_dim=2, num_flows=4)()
+        >>> z, log_p = p.rsample_and_log_prob((5,))
+        >>> torch.allclose(log_p, p.log_prob(z), atol=1e-4)
+        True
+    """
+
+    zeros: Tensor
+
+    def __init__(
+        self, latent_dim: int, num_flows: int, hidden_dims: Sequence[int] = (128,)
+    ) -> None:
+        super().__init__()
+        self.num_flows = num_flows
+        self.flow = CouplingFlow(latent_dim, num_flows, hidden_dims)
+        self.register_buffer("zeros", torch.zeros(latent_dim), persistent=False)
+
+    @classmethod
+    def from_config(cls, config: Config, data_dim: int) -> FlowPrior:
+        del data_dim
+        return cls(config.latent_dim, config.num_prior_flows, config.flow_hidden_dims)
+
+    def forward(self) -> NeuralFlowDistribution:
+        base = DiagonalGaussian(self.zeros, self.zeros)
+        return NeuralFlowDistribution(base, self.flow, None, self.num_flows)

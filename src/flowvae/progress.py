@@ -13,6 +13,7 @@ from rich.console import Console
 
 from flowvae.config import Config
 from flowvae.data import Dataset
+from flowvae.likelihoods.support import is_pseudo_likelihood
 from flowvae.training import RunningMeans
 
 __all__ = ["Progress", "elbo_name"]
@@ -41,12 +42,13 @@ class Progress:
         self._wide = self._console.width >= 130
         self._epochs = config.epochs
         self._steps = -(-len(dataset.train) // config.batch_size)
-        self._elbo = elbo_name(dataset.pseudo_likelihood)
+        pseudo = is_pseudo_likelihood(config, dataset)
+        self._elbo = elbo_name(pseudo)
         grey = "; grey pixels: every figure is a pseudo-likelihood"
         self._heading = (
             f"Training {config.preset} (K = {config.num_flows}, D = {config.latent_dim}) on "
             f"{dataset.name}: {len(dataset.train):,} train, {len(dataset.test):,} test"
-            f"{grey if dataset.pseudo_likelihood else f'; binarization {dataset.binarization}'}"
+            f"{grey if pseudo else f'; binarization {dataset.binarization}'}"
         )
         self._folder = folder
         self._bar = progress.Progress(

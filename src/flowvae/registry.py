@@ -10,16 +10,21 @@ from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import Any
 
+from flowvae.errors import UserError
+
 __all__ = ["LIKELIHOODS", "NETWORKS", "OBJECTIVES", "POSTERIORS", "PRIORS", "Registry"]
 
 
 class Registry(Mapping[str, Any]):
     """Names of one kind of part, each with a class or the ``"module:Class"`` to import it from.
 
+    A name may itself be such a ``"module:Class"``, so that a class of one's own needs no line here:
+    ``--posterior mymodule:MyPosterior``.
+
     Examples:
         >>> from flowvae.registry import POSTERIORS
-        >>> list(POSTERIORS)
-        ['planar']
+        >>> "planar" in POSTERIORS
+        True
         >>> POSTERIORS["planar"].__name__
         'PlanarPosterior'
     """
@@ -29,16 +34,22 @@ class Registry(Mapping[str, Any]):
         self._entries = entries
 
     def __getitem__(self, name: str) -> Any:
-        if name not in self._entries:
+        if name not in self._entries and not is_path(name):
             raise ValueError(f"{self.kind}: expected one of {', '.join(self)}, got {name!r}")
-        entry = self._entries[name]
-        if isinstance(entry, str):
-            module, _, attribute = entry.partition(":")
+        entry = self._entries.get(name, name)
+        if not isinstance(entry, str):
+            return entry
+        module, _, attribute = entry.partition(":")
+        if name in self._entries:
             entry = self._entries[name] = getattr(import_module(module), attribute)
-        return entry
+            return entry
+        try:
+            return getattr(import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise UserError(f"{self.kind}: cannot import {name}: {error}") from None
 
     def __contains__(self, name: object) -> bool:
-        return name in self._entries
+        return name in self._entries or (isinstance(name, str) and is_path(name))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
@@ -51,17 +62,59 @@ class Registry(Mapping[str, Any]):
         self._entries[name] = entry
 
 
-POSTERIORS = Registry("posterior", {"planar": "flowvae.posteriors:PlanarPosterior"})
-PRIORS = Registry("prior", {"standard_normal": "flowvae.priors:StandardNormal"})
+def is_path(name: str) -> bool:
+    """Whether a name is ``"module:Class"``."""
+    module, colon, attribute = name.partition(":")
+    return bool(colon) and attribute.isidentifier() and module.replace(".", "_").isidentifier()
+
+
+POSTERIORS = Registry(
+    "posterior",
+    {
+        "gaussian": "flowvae.posteriors:GaussianPosterior",
+        "full_gaussian": "flowvae.posteriors:FullGaussianPosterior",
+        "planar": "flowvae.posteriors:PlanarPosterior",
+        "radial": "flowvae.posteriors:RadialPosterior",
+        "householder": "flowvae.posteriors:HouseholderPosterior",
+        "sylvester_orthogonal": "flowvae.posteriors:OrthogonalSylvesterPosterior",
+        "sylvester_householder": "flowvae.posteriors:HouseholderSylvesterPosterior",
+        "sylvester_triangular": "flowvae.posteriors:TriangularSylvesterPosterior",
+        "iaf": "flowvae.posteriors:IAFPosterior",
+        "coupling": "flowvae.posteriors:CouplingPosterior",
+        "spline": "flowvae.posteriors:SplinePosterior",
+    },
+)
+PRIORS = Registry(
+    "prior",
+    {
+        "standard_normal": "flowvae.priors:StandardNormal",
+        "gaussian_mixture": "flowvae.priors:GaussianMixture",
+        "vampprior": "flowvae.priors:VampPrior",
+        "flow": "flowvae.priors:FlowPrior",
+    },
+)
 LIKELIHOODS = Registry(
     "likelihood",
     {
         "bernoulli": "flowvae.likelihoods:Bernoulli",
-        "gaussian": "flowvae.standin_likelihoods:Gaussian",
-        "mixed": "flowvae.standin_likelihoods:Mixed",
+        "continuous_bernoulli": "flowvae.likelihoods:ContinuousBernoulli",
+        "gaussian": "flowvae.likelihoods:Gaussian",
+        "discretized_logistic": "flowvae.likelihoods:DiscretizedLogistic",
+        "logistic_mixture": "flowvae.likelihoods:DiscretizedLogisticMixture",
+        "categorical": "flowvae.likelihoods:Categorical",
+        "poisson": "flowvae.likelihoods:Poisson",
+        "negative_binomial": "flowvae.likelihoods:NegativeBinomial",
+        "mixed": "flowvae.likelihoods:MixedColumns",
     },
 )
-NETWORKS = Registry("network", {"mlp": "flowvae.networks:MLP"})
+NETWORKS = Registry(
+    "network",
+    {
+        "mlp": "flowvae.networks:MLP",
+        "gated_conv": "flowvae.networks:GatedConv",
+        "resnet": "flowvae.networks:ResNet",
+    },
+)
 OBJECTIVES = Registry(
     "objective",
     {

@@ -23,6 +23,7 @@ from flowvae.device import choose_device
 from flowvae.errors import UserError
 from flowvae.evaluation import Evaluation
 from flowvae.files import write_bytes, write_csv, write_json, write_text
+from flowvae.likelihoods.support import is_pseudo_likelihood
 from flowvae.vae import VAE, build_vae
 
 __all__ = ["Run", "load", "open_run", "read_model", "write_model"]
@@ -68,6 +69,11 @@ class Run:
                 )
             self._dataset = found
         return self._dataset
+
+    @property
+    def pseudo_likelihood(self) -> bool:
+        """Whether log p(x|z) is no density: grey pixels under a Bernoulli likelihood."""
+        return is_pseudo_likelihood(self.config, self.dataset)
 
     @property
     def figures(self) -> Path:
@@ -119,7 +125,7 @@ class Run:
             "python": platform.python_version(),
             "versions": {name: _version(name) for name in packages},
             "git_commit": _git_commit(),
-            "pseudo_likelihood": self.dataset.pseudo_likelihood,
+            "pseudo_likelihood": self.pseudo_likelihood,
             "data": self.dataset.describe(),
         }
         write_json(self.path / "environment.json", {**found, **facts})

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from inspect import signature
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.distributions import Independent
+from torch.distributions import Distribution
 
 from flowvae.distributions import FlowSample, LatentDistribution
 from flowvae.registry import LIKELIHOODS, NETWORKS, POSTERIORS, PRIORS
@@ -69,8 +68,9 @@ class VAE(nn.Module):
     Args:
         encoder: (B, P) -> (B, H).
         posterior_head: (B, H) -> q(z|x), a distribution with ``rsample_terms``.
-        prior: () -> p(z).
-        decoder: (..., D) -> the likelihood's parameters, (..., P · outputs_per_dim).
+        prior: () -> p(z). One that is made of the posterior, as the VampPrior is, gets it by a
+            method ``bind(posterior)``.
+        decoder: (..., D) -> the likelihood's parameters, (..., likelihood.num_outputs(P)).
         likelihood: those -> p(x|z).
         latent_dim: D.
         data_shape: shape of one datum, such as (28, 28); P is its product.
@@ -110,6 +110,8 @@ class VAE(nn.Module):
         self.latent_dim = latent_dim
         self.data_shape = tuple(data_shape)
         self.columns = None if columns is None else tuple(columns)
+        if hasattr(prior, "bind"):
+            prior.bind(self.posterior)  # pyright: ignore
 
     @property
     def data_dim(self) -> int:
@@ -132,7 +134,7 @@ class VAE(nn.Module):
         """q(z|x) for data x (B, P): a distribution with batch shape (B,) and event shape (D,)."""
         return self.posterior_head(self.encoder(self.flatten(x)))
 
-    def decode(self, z: Float[Tensor, "*batch D"]) -> Independent:
+    def decode(self, z: Float[Tensor, "*batch D"]) -> Distribution:
         """p(x|z) for z (..., D)."""
         return self.likelihood(self.decoder(z))
 
@@ -234,17 +236,13 @@ def build_vae(
     network = NETWORKS[config.network]
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed if seed is None else seed)
-        encoder = network.encoder(config, P)
+        encoder = network.encoder(config, data_shape)
         posterior_head = POSTERIORS[config.posterior].from_config(config, encoder.out_features)
-        prior = PRIORS[config.prior].from_config(config)
-        family = LIKELIHOODS[config.likelihood]
-        wants_columns = "columns" in signature(family.from_config).parameters
-        if wants_columns and columns is None:
-            raise ValueError(f"likelihood: {config.likelihood} expects a table, got arrays")
-        about = {"columns": columns} if wants_columns else {}
-        likelihood = family.from_config(config, **about)
-        body = network.decoder(config)
-        decoder = nn.Sequential(body, nn.Linear(body.out_features, P * likelihood.outputs_per_dim))
+        prior = PRIORS[config.prior].from_config(config, P)
+        likelihood = LIKELIHOODS[config.likelihood].from_config(config, columns)
+        decoder = network.decoder(config, data_shape, likelihood.num_outputs(P))
+        if likelihood.encoder_input is not None:
+            encoder = nn.Sequential(_Elementwise(likelihood.encoder_input), encoder)
     return VAE(
         encoder,
         posterior_head,
@@ -255,3 +253,14 @@ def build_vae(
         data_shape=data_shape,
         columns=columns,
     )
+
+
+class _Elementwise(nn.Module):
+    """A function as a module."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)

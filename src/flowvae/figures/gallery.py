@@ -9,7 +9,7 @@ import torch
 from matplotlib.figure import Figure
 
 from flowvae.data import Split
-from flowvae.distributions import PlanarFlowDistribution
+from flowvae.distributions import FlowDistribution
 from flowvae.evaluation import encode_split
 from flowvae.figures.curves import learning_curves
 from flowvae.figures.images import image_grid, image_pairs, is_image, latent_grid
@@ -54,7 +54,7 @@ def save_all(run: Run) -> list[Path]:
     drawings: dict[str, Callable[[], Figure]] = {}
     if run.metrics:
         drawings["learning_curves"] = lambda: learning_curves(
-            run.metrics, pseudo_likelihood=run.dataset.pseudo_likelihood
+            run.metrics, pseudo_likelihood=run.pseudo_likelihood
         )
     scattered = _at_most(test, _MOST_POINTS)
     drawings["latent_space"] = lambda: latent_scatter(
@@ -69,6 +69,6 @@ def save_all(run: Run) -> list[Path]:
         drawings["samples"] = lambda: image_grid(as_images(model.sample(100, generator())))
         if model.latent_dim == 2:
             drawings["latent_grid"] = lambda: latent_grid(model)
-    if model.latent_dim == 2 and isinstance(model.posterior(x[:1]), PlanarFlowDistribution):
+    if model.latent_dim == 2 and isinstance(model.posterior(x[:1]), FlowDistribution):
         drawings["posterior"] = lambda: posterior_panels(model, x[:4])
     return [save_figure(draw(), run.figures / f"{name}.png") for name, draw in drawings.items()]

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from flowvae.distributions import PlanarFlowDistribution
+from flowvae.distributions import FlowDistribution
 from flowvae.evaluation import grid_log_joint, uniform_grid
 from flowvae.figures.images import _channels_last, is_image
 from flowvae.figures.style import DENSITY, new_figure
@@ -106,11 +106,11 @@ def _one_datum(model: VAE, x: Tensor, layers: Sequence[int], axes: Sequence[Axes
     beside.set_title("true p(z|x)", fontsize=9)
 
 
-def _flow_posterior(model: VAE, x: Tensor) -> PlanarFlowDistribution:
+def _flow_posterior(model: VAE, x: Tensor) -> FlowDistribution:
     q = model.posterior(x)
-    if not isinstance(q, PlanarFlowDistribution) or model.latent_dim != 2:
+    if not isinstance(q, FlowDistribution) or model.latent_dim != 2:
         raise ValueError(
-            f"model: expected a planar flow posterior with D = 2, got {type(q).__name__} with "
+            f"model: expected a flow posterior with D = 2, got {type(q).__name__} with "
             f"D = {model.latent_dim}"
         )
     return q
@@ -122,7 +122,7 @@ def _chosen_layers(num_flows: int) -> list[int]:
     return [0, *np.linspace(1, num_flows, _MOST_LAYERS).round().astype(int).tolist()]
 
 
-def _mesh_density(q: PlanarFlowDistribution) -> tuple[Tensor, Tensor]:
+def _mesh_density(q: FlowDistribution) -> tuple[Tensor, Tensor]:
     """A mesh over q₀ pushed through q's flows, (n, n, 2), and q's density there, (n, n)."""
     axis = torch.linspace(-_REACH, _REACH, _MESH).to(q.base.loc)
     eps = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 1, 2)

@@ -1,0 +1,109 @@
+"""What the model asks of a distribution over z."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, constraints
+
+__all__ = ["FlowSample", "LatentDistribution", "standard_log_prob", "standard_noise"]
+
+
+class FlowSample(NamedTuple):
+    """A draw z_K with the two parts of its log-density: log q_K(z_K) = log_base - ladj, in nats."""
+
+    z: Tensor
+    log_base: Tensor
+    ladj: Tensor
+
+
+class LatentDistribution(Distribution):
+    """What VAE asks of q(z|x) and p(z), on top of ``torch.distributions.Distribution``.
+
+    A subclass writes :meth:`rsample_terms`; a Gaussian has ladj = 0. ``generator`` makes draws
+    independent of torch's global random state.
+    """
+
+    has_rsample = True
+    support = constraints.real_vector  # pyright: ignore
+
+    def rsample_terms(
+        self, sample_shape: tuple[int, ...] = (), generator: torch.Generator | None = None
+    ) -> FlowSample:
+        """Draw z with log q₀(z₀) and Σ_k ladj_k, each (*sample_shape, *batch_shape)."""
+        raise NotImplementedError
+
+    def at_noise(self, eps: Tensor) -> FlowSample:
+        """What a draw would be with ε ~ N(0, I) given, (..., *batch_shape, D).
+
+        Expectations under q become integrals over ε, whose density is smooth however sharply the
+        flow folds z: that is how KL(q ‖ p(z|x)) is computed exactly.
+
+        Raises:
+            NotImplementedError: the distribution is not made from Gaussian noise, or does not say.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no at_noise")
+
+    def rsample_and_log_prob(
+        self, sample_shape: tuple[int, ...] = (), generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Draw z, (*sample_shape, *batch_shape, D), and its log-density in nats, without D."""
+        z, log_base, ladj = self.rsample_terms(sample_shape, generator)
+        return z, log_base - ladj
+
+    def rsample(
+        self,
+        sample_shape: Any = (),
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        return self.rsample_terms(tuple(sample_shape), generator).z
+
+    def detached(self) -> LatentDistribution:
+        """The same distribution with its parameters cut from the graph.
+
+        ``q.detached().log_prob(z)`` has a gradient with respect to z alone: what path gradients
+        are made of. Every tensor among the attributes is detached, and every distribution; one
+        that computes with a module has to say itself how.
+
+        Raises:
+            NotImplementedError: the distribution holds a module.
+
+        Examples:
+            >>> import torch
+            >>> from flowvae.distributions import DiagonalGaussian
+            >>> q = DiagonalGaussian(torch.zeros(2, requires_grad=True), torch.zeros(2))
+            >>> q.detached().log_prob(torch.ones(2)).requires_grad
+            False
+        """
+        twin = copy.copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(twin, name, value.detach())
+            elif isinstance(value, LatentDistribution):
+                setattr(twin, name, value.detached())
+            elif isinstance(value, nn.Module):
+                raise NotImplementedError(
+                    f"{type(self).__name__}.detached: attribute {name} is a module, whose "
+                    "parameters cannot be detached in general; override detached()"
+                )
+        return twin
+
+
+def standard_noise(
+    q: LatentDistribution,
+    sample_shape: tuple[int, ...],
+    like: Tensor,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """ε ~ N(0, I) in the shape of draws of q, in the dtype and on the device of a tensor."""
+    shape = q._extended_shape(torch.Size(sample_shape))
+    return torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
+
+
+def standard_log_prob(eps: Tensor) -> Tensor:
+    """log N(ε; 0, I), (...), in nats."""
+    return -0.5 * (eps.square() + math.log(2 * math.pi)).sum(-1)

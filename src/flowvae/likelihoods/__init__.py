@@ -1,0 +1,39 @@
+"""Likelihoods: decoder output -> p(x|z). Each is a module that returns a distribution over x."""
+
+from flowvae.likelihoods.base import (
+    CATEGORIES,
+    COLUMNS,
+    COUNTS,
+    EIGHT_BIT,
+    REAL,
+    UNIT_INTERVAL,
+    Likelihood,
+    Support,
+    ValueDistribution,
+)
+from flowvae.likelihoods.bernoulli import Bernoulli, ContinuousBernoulli
+from flowvae.likelihoods.columns import MixedColumns
+from flowvae.likelihoods.counts import Categorical, NegativeBinomial, Poisson
+from flowvae.likelihoods.gaussian import Gaussian
+from flowvae.likelihoods.logistic import DiscretizedLogistic, DiscretizedLogisticMixture
+
+__all__ = [
+    "CATEGORIES",
+    "COLUMNS",
+    "COUNTS",
+    "EIGHT_BIT",
+    "REAL",
+    "UNIT_INTERVAL",
+    "Bernoulli",
+    "Categorical",
+    "ContinuousBernoulli",
+    "DiscretizedLogistic",
+    "DiscretizedLogisticMixture",
+    "Gaussian",
+    "Likelihood",
+    "MixedColumns",
+    "NegativeBinomial",
+    "Poisson",
+    "Support",
+    "ValueDistribution",
+]

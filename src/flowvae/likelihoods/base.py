@@ -1,0 +1,145 @@
+"""What a likelihood is: a support, a number of outputs, and a distribution over x."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+from torch.nn.functional import softplus
+
+if TYPE_CHECKING:
+    from flowvae.config import Config
+    from flowvae.data import Column, Dataset
+
+__all__ = [
+    "CATEGORIES",
+    "COLUMNS",
+    "COUNTS",
+    "EIGHT_BIT",
+    "REAL",
+    "UNIT_INTERVAL",
+    "Likelihood",
+    "Support",
+    "ValueDistribution",
+]
+
+
+@dataclass(frozen=True)
+class Support:
+    """Where the data of a likelihood lies.
+
+    Args:
+        name: in a word.
+        description: for the message that refuses other data.
+        contains: whether a data set lies there, under a configuration.
+        from_real: maps R there, smoothly, or to its convex hull; none where that is R.
+    """
+
+    name: str
+    description: str
+    contains: Callable[[Dataset, Config], bool]
+    from_real: Callable[[Tensor], Tensor] | None = None
+
+
+def _in_unit_interval(dataset: Dataset, config: Config) -> bool:
+    del config
+    return dataset.statistics.low >= 0 and dataset.statistics.high <= 1
+
+
+def _eight_bit(dataset: Dataset, config: Config) -> bool:
+    del config
+    return dataset.statistics.eight_bit
+
+
+def _counts(dataset: Dataset, config: Config) -> bool:
+    del config
+    return dataset.statistics.integer and dataset.statistics.low >= 0
+
+
+def _categories(dataset: Dataset, config: Config) -> bool:
+    return _counts(dataset, config) and dataset.statistics.high < config.num_categories
+
+
+def _real(dataset: Dataset, config: Config) -> bool:
+    del dataset, config  # what is loaded is finite
+    return True
+
+
+def _columns(dataset: Dataset, config: Config) -> bool:
+    del config
+    return dataset.columns is not None
+
+
+UNIT_INTERVAL = Support(
+    "unit_interval", "numbers in [0, 1], or uint8", _in_unit_interval, torch.sigmoid
+)
+EIGHT_BIT = Support("eight_bit", "8-bit values: uint8, or k/255", _eight_bit, torch.sigmoid)
+COUNTS = Support("counts", "counts 0, 1, 2, … (in another type than uint8)", _counts, softplus)
+CATEGORIES = Support(
+    "categories", "whole numbers from 0 to num_categories - 1", _categories, softplus
+)
+REAL = Support("real", "numbers", _real)
+COLUMNS = Support("columns", "a table with named columns", _columns)
+
+
+class Likelihood(nn.Module):
+    """Decoder output (..., num_outputs(P)) -> a distribution over x, batch (...), event (P,).
+
+    The decoder's output is ``outputs_per_dim`` blocks of P numbers, one after the other.
+    """
+
+    support: Support
+    outputs_per_dim = 1
+    # Whether grey data in (0, 1), which it accepts, has no density under it.
+    pseudo_on_grey = False
+    # What the encoder sees instead of x, elementwise; none is x itself.
+    encoder_input: Callable[[Tensor], Tensor] | None = None
+
+    @classmethod
+    def from_config(cls, config: Config, columns: Sequence[Column] | None = None) -> Likelihood:
+        """From the settings, and the columns where data is a table."""
+        del config, columns
+        return cls()
+
+    def num_outputs(self, data_dim: int) -> int:
+        """The numbers the decoder writes for a datum of P values."""
+        return data_dim * self.outputs_per_dim
+
+
+class ValueDistribution(Distribution):
+    """Independent values x_1 … x_P: a subclass writes their log-probabilities, means and draws.
+
+    Args:
+        shape: (..., P).
+    """
+
+    arg_constraints = {}  # pyright: ignore
+
+    def __init__(self, shape: torch.Size) -> None:
+        super().__init__(shape[:-1], shape[-1:], validate_args=False)
+
+    def log_prob_values(self, value: Tensor) -> Tensor:
+        """Log-probability, or log-density, of every value: (..., P), in nats."""
+        raise NotImplementedError
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return self.log_prob_values(value).sum(-1)
+
+    def draw(self, shape: torch.Size, generator: torch.Generator | None) -> Tensor:
+        """Draws of this shape, (*sample_shape, ..., P)."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Any = (), generator: torch.Generator | None = None) -> Tensor:
+        return self.draw(self._extended_shape(torch.Size(sample_shape)), generator)
+
+
+def uniform(shape: torch.Size, like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """U(0, 1), never 0 or 1."""
+    u = torch.rand(shape, generator=generator, dtype=like.dtype, device=like.device)
+    eps = torch.finfo(like.dtype).eps
+    return u.clamp(eps, 1 - eps)

@@ -1,0 +1,118 @@
+"""The likelihood of a table's rows: each column by its kind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import logsigmoid, one_hot
+
+from flowvae.data.columns import Column, encoded_slices, encoded_width
+from flowvae.likelihoods.base import COLUMNS, Likelihood, ValueDistribution, uniform
+from flowvae.likelihoods.gaussian import GaussianValues, floored
+
+if TYPE_CHECKING:
+    from flowvae.config import Config
+
+__all__ = ["MixedColumns"]
+
+
+class MixedColumns(Likelihood):
+    """Rows of a table: numeric columns Gaussian, binary ones Bernoulli, categorical ones one-hot.
+
+    log p(x) = Σ_numeric log N(x; m, σ²) + Σ_binary log Bernoulli(x; l) + Σ_categ. log softmax(l)_c
+
+    The decoder writes m and log σ for a numeric column, l for a binary one, and one logit for each
+    category of a categorical one.
+
+    Args:
+        columns: of the table, in the order in which a row is encoded.
+
+    Examples:
+        >>> import torch
+        >>> from flowvae.data.columns import Column
+        >>> pet = Column("pet", "categorical", ("cat", "dog"))
+        >>> p = MixedColumns([Column("age", "numeric"), pet])
+        >>> x = torch.tensor([[0.5, 0.0, 1.0]])   # a standardised age, and a dog
+        >>> p(torch.zeros(1, p.num_outputs(3))).log_prob(x).shape
+        torch.Size([1])
+    """
+
+    support = COLUMNS
+    numeric: Tensor
+    binary: Tensor
+
+    def __init__(self, columns: Sequence[Column]) -> None:
+        super().__init__()
+        places = encoded_slices(columns)
+        starts: dict[str, list[int]] = {"numeric": [], "binary": []}
+        self.categorical: list[slice] = []
+        for column, place in zip(columns, places, strict=True):
+            if column.kind == "categorical":
+                self.categorical.append(place)
+            else:
+                starts[column.kind].append(place.start)
+        self.width = encoded_width(columns)
+        for kind, places_of_kind in starts.items():
+            index = torch.tensor(places_of_kind, dtype=torch.long)
+            self.register_buffer(kind, index, persistent=False)
+
+    @classmethod
+    def from_config(cls, config: Config, columns: Sequence[Column] | None = None) -> MixedColumns:
+        del config
+        if columns is None:
+            raise ValueError("columns: expected those of a table, got none")
+        return cls(columns)
+
+    def num_outputs(self, data_dim: int) -> int:
+        if data_dim != self.width:
+            raise ValueError(f"data_dim: expected the columns' {self.width}, got {data_dim}")
+        return data_dim + len(self.numeric)
+
+    def forward(self, outputs: Float[Tensor, "*batch N"]) -> ValueDistribution:
+        return _Row(self, outputs[..., : self.width], outputs[..., self.width :])
+
+
+class _Row(ValueDistribution):
+    def __init__(self, about: MixedColumns, outputs: Tensor, log_sigma: Tensor) -> None:
+        self.about, self.outputs = about, outputs
+        numeric = outputs[..., about.numeric]
+        self.gaussian = GaussianValues(numeric, floored(log_sigma))
+        super().__init__(outputs.shape)
+
+    def log_prob_values(self, value: Tensor) -> Tensor:
+        """Of each encoded number, (..., P); those of a one-hot code are 0 but for its one."""
+        x, out = self.about, self.outputs
+        found = out.new_zeros(torch.broadcast_shapes(value.shape, out.shape))
+        found[..., x.numeric] = self.gaussian.log_prob_values(value[..., x.numeric])
+        logits, bits = out[..., x.binary], value[..., x.binary]
+        found[..., x.binary] = bits * logits + logsigmoid(-logits)
+        for place in x.categorical:
+            found[..., place] = value[..., place] * out[..., place].log_softmax(-1)
+        return found
+
+    @property
+    def mean(self) -> Tensor:
+        """Means of numeric columns, probabilities of the others, (..., P)."""
+        found = self.outputs.clone()
+        found[..., self.about.binary] = self.outputs[..., self.about.binary].sigmoid()
+        for place in self.about.categorical:
+            found[..., place] = self.outputs[..., place].softmax(-1)
+        return found
+
+    def draw(self, shape: torch.Size, generator: torch.Generator | None) -> Tensor:
+        found = self.mean.expand(shape).clone()
+        about = self.about
+        numeric = shape[:-1] + torch.Size([len(about.numeric)])
+        found[..., about.numeric] = self.gaussian.draw(numeric, generator)
+        u = uniform(shape, found, generator)
+        binary = about.binary
+        found[..., binary] = (u[..., binary] < found[..., binary]).to(found.dtype)
+        for place in about.categorical:
+            # The largest of l - log(-log u) is a draw from softmax(l).
+            chosen = (self.outputs[..., place] - (-u[..., place].log()).log()).argmax(-1)
+            found[..., place] = one_hot(chosen, place.stop - place.start).to(found.dtype)
+        return found

@@ -1,0 +1,88 @@
+"""The Gaussian likelihood."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from flowvae.likelihoods.base import REAL, Likelihood, ValueDistribution
+
+if TYPE_CHECKING:
+    from flowvae.config import Config
+    from flowvae.data import Column
+
+__all__ = ["Gaussian", "GaussianValues", "floored"]
+
+# σ of at least e^-5 = 0.0067: without a floor the density of a value that is the same in all data
+# grows without bound.
+_LEAST_LOG_SIGMA = -5.0
+
+
+class Gaussian(Likelihood):
+    """Independent N(m_i, σ_i²) for each value.
+
+    Args:
+        sigma: a number; ``"learned"``, one σ learned for all values; or ``"per_pixel"``, one
+            written by the decoder for each value of each datum. Learned ones are at least e^-5.
+
+    Examples:
+        >>> import torch
+        >>> p = Gaussian(sigma=1.0)(torch.zeros(3, 784))
+        >>> p.log_prob(torch.zeros(3, 784))[0].item() / 784   # -½ log 2π per value
+        -0.918938...
+    """
+
+    support = REAL
+
+    def __init__(self, sigma: float | str = "learned") -> None:
+        super().__init__()
+        named = isinstance(sigma, str)
+        if (named and sigma not in ("learned", "per_pixel")) or (not named and not sigma > 0):
+            raise ValueError(f"sigma: expected learned, per_pixel or a number > 0, got {sigma!r}")
+        self.outputs_per_dim = 2 if sigma == "per_pixel" else 1
+        self._log_sigma = 0.0 if isinstance(sigma, str) else math.log(sigma)
+        self.raw = nn.Parameter(torch.zeros(())) if sigma == "learned" else None
+
+    @classmethod
+    def from_config(cls, config: Config, columns: Sequence[Column] | None = None) -> Gaussian:
+        del columns
+        return cls(config.sigma)
+
+    def forward(self, outputs: Float[Tensor, "*batch N"]) -> ValueDistribution:
+        if self.outputs_per_dim == 2:
+            loc, raw = outputs.chunk(2, -1)
+            return GaussianValues(loc, floored(raw))
+        log_sigma = outputs.new_tensor(self._log_sigma) if self.raw is None else floored(self.raw)
+        return GaussianValues(outputs, log_sigma)
+
+
+def floored(raw: Tensor) -> Tensor:
+    """Log σ: raw itself, but for where that nears the floor."""
+    return _LEAST_LOG_SIGMA + softplus(raw - _LEAST_LOG_SIGMA)
+
+
+class GaussianValues(ValueDistribution):
+    """N(loc, σ²), (..., P) each."""
+
+    def __init__(self, loc: Tensor, log_sigma: Tensor) -> None:
+        self.loc, self.log_sigma = loc, log_sigma
+        super().__init__(loc.shape)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.loc
+
+    def log_prob_values(self, value: Tensor) -> Tensor:
+        eps = (value - self.loc) * (-self.log_sigma).exp()
+        return -0.5 * (eps.square() + math.log(2 * math.pi)) - self.log_sigma
+
+    def draw(self, shape: torch.Size, generator: torch.Generator | None) -> Tensor:
+        like = self.loc
+        eps = torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
+        return self.loc + self.log_sigma.exp() * eps

@@ -1,0 +1,94 @@
+"""What the heads of closed-form flows have in common."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from flowvae.distributions import (
+    DiagonalGaussian,
+    FlowDistribution,
+    LatentDistribution,
+    ParametricFlowDistribution,
+)
+
+if TYPE_CHECKING:
+    from flowvae.config import Config
+
+__all__ = ["FlowPosterior", "check_sizes"]
+
+
+class FlowPosterior(nn.Module):
+    """q(z|x): a diagonal Gaussian through K flows, every parameter an affine map of the features.
+
+    A family writes :meth:`parameter_shapes`, and :meth:`flow` with :meth:`flow_inverse` (or
+    :meth:`distribution`, if it has a distribution of its own). K = 0 is the plain Gaussian.
+
+    Args:
+        in_features: width H of the encoder's output.
+        latent_dim: D ≥ 1.
+        num_flows: K ≥ 0.
+        amortized: whether the flows' parameters, too, are written by the encoder; else they are
+            shared by all data, and μ and log σ² alone depend on x.
+    """
+
+    def __init__(
+        self, in_features: int, latent_dim: int, num_flows: int, amortized: bool = True
+    ) -> None:
+        super().__init__()
+        check_sizes(latent_dim, num_flows)
+        self.latent_dim, self.num_flows, self.amortized = latent_dim, num_flows, amortized
+        self._shapes = self.parameter_shapes()
+        sizes = [latent_dim, latent_dim]
+        if amortized:
+            sizes += [math.prod(shape) for shape in self._shapes.values()]
+        self._sizes = sizes
+        # One product for all heads; nn.Linear initialises by its input width alone, so this is
+        # the same model as separate layers.
+        self.heads = nn.Linear(in_features, sum(sizes))
+        self.shared = nn.ParameterDict()
+        if not amortized:
+            for name, shape in self._shapes.items():
+                self.shared[name] = nn.Parameter(torch.randn(shape) / latent_dim**0.5)
+
+    @classmethod
+    def from_config(cls, config: Config, in_features: int) -> FlowPosterior:
+        return cls(in_features, config.latent_dim, config.num_flows, amortized=config.amortized)
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every parameter of the K flows; K comes first."""
+        raise NotImplementedError
+
+    def flow(self, z: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """(z, *parameters) -> (z_K, Σ_k ladj_k), parameters (..., *shape) in their order."""
+        raise NotImplementedError
+
+    def flow_inverse(self, z_K: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """(z_K, *parameters) -> (z, -Σ_k ladj_k)."""
+        raise NotImplementedError
+
+    def distribution(self, base: DiagonalGaussian, *parameters: Tensor) -> FlowDistribution:
+        """The distribution with these parameters, each (..., *shape)."""
+        ranks = [len(shape) - 1 for shape in self._shapes.values()]
+        return ParametricFlowDistribution(base, self.flow, self.flow_inverse, parameters, ranks)
+
+    def forward(self, features: Float[Tensor, "*batch H"]) -> LatentDistribution:
+        loc, log_var, *flat = self.heads(features).split(self._sizes, -1)
+        base = DiagonalGaussian(loc, log_var)
+        if self.amortized:
+            shapes = self._shapes.values()
+            found = [p.unflatten(-1, shape) for p, shape in zip(flat, shapes, strict=True)]
+        else:
+            found = [self.shared[name] for name in self._shapes]
+        return self.distribution(base, *found)
+
+
+def check_sizes(latent_dim: int, num_flows: int = 0) -> None:
+    if latent_dim < 1:
+        raise ValueError(f"latent_dim: expected at least 1, got {latent_dim}")
+    if num_flows < 0:
+        raise ValueError(f"num_flows: expected at least 0, got {num_flows}")

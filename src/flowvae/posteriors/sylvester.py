@@ -1,0 +1,155 @@
+"""The three Sylvester posteriors (van den Berg et al. 2018, arXiv 1803.05649)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from flowvae.flows.sylvester import (
+    Basis,
+    FlipBasis,
+    GramSchmidtBasis,
+    HouseholderBasis,
+    sylvester_flow,
+    sylvester_flow_inverse,
+)
+from flowvae.posteriors.base import FlowPosterior
+
+if TYPE_CHECKING:
+    from flowvae.config import Config
+
+__all__ = [
+    "HouseholderSylvesterPosterior",
+    "OrthogonalSylvesterPosterior",
+    "TriangularSylvesterPosterior",
+]
+
+
+class _SylvesterPosterior(FlowPosterior):
+    """M units a layer: heads off_diagonal (K, M, M), diag_1, diag_2 and b (K, M), and the basis."""
+
+    hidden_units: int
+
+    def basis_shapes(self) -> dict[str, tuple[int, ...]]:
+        return {}
+
+    def basis(self, *parameters: Tensor) -> Basis:
+        raise NotImplementedError
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        K, M = self.num_flows, self.hidden_units
+        shapes = {"off_diagonal": (K, M, M), "diag_1": (K, M), "diag_2": (K, M), "b": (K, M)}
+        return {**shapes, **self.basis_shapes()}
+
+    def flow(self, z: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
+        return sylvester_flow(z, self.basis(*parameters[4:]), *parameters[:4])
+
+    def flow_inverse(self, z_K: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
+        return sylvester_flow_inverse(z_K, self.basis(*parameters[4:]), *parameters[:4])
+
+
+class OrthogonalSylvesterPosterior(_SylvesterPosterior):
+    """q(z|x): a diagonal Gaussian through K Sylvester flows on M orthonormal directions each.
+
+    Args:
+        in_features: width H of the encoder's output.
+        latent_dim: D ≥ 1.
+        num_flows: K ≥ 0.
+        num_orthogonal: M ≥ 1; no more than D are used.
+        amortized: see :class:`FlowPosterior`.
+
+    Source: "Sylvester Normalizing Flows for Variational Inference", arXiv 1803.05649.
+
+    Examples:
+        >>> import torch
+        >>> head = OrthogonalSylvesterPosterior(8, latent_dim=5, num_flows=3, num_orthogonal=2)
+        >>> head(torch.randn(6, 8)).log_prob(torch.zeros(6, 5)).shape
+        torch.Size([6])
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        latent_dim: int,
+        num_flows: int,
+        num_orthogonal: int = 8,
+        amortized: bool = True,
+    ) -> None:
+        self.hidden_units = min(num_orthogonal, latent_dim)
+        super().__init__(in_features, latent_dim, num_flows, amortized)
+
+    @classmethod
+    def from_config(cls, config: Config, in_features: int) -> OrthogonalSylvesterPosterior:
+        D, K = config.latent_dim, config.num_flows
+        return cls(in_features, D, K, config.num_orthogonal, config.amortized)
+
+    def basis_shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"columns": (self.num_flows, self.latent_dim, self.hidden_units)}
+
+    def basis(self, *parameters: Tensor) -> Basis:
+        return GramSchmidtBasis(*parameters)
+
+
+class HouseholderSylvesterPosterior(_SylvesterPosterior):
+    """q(z|x): a diagonal Gaussian through K Sylvester flows, each turned by H reflections; M = D.
+
+    Args:
+        in_features: width of the encoder's output.
+        latent_dim: D ≥ 1.
+        num_flows: K ≥ 0.
+        num_householder: H ≥ 1 reflections per flow.
+        amortized: see :class:`FlowPosterior`.
+
+    Source: "Sylvester Normalizing Flows for Variational Inference", arXiv 1803.05649.
+
+    Examples:
+        >>> import torch
+        >>> head = HouseholderSylvesterPosterior(8, latent_dim=5, num_flows=3, num_householder=2)
+        >>> head(torch.randn(6, 8)).log_prob(torch.zeros(6, 5)).shape
+        torch.Size([6])
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        latent_dim: int,
+        num_flows: int,
+        num_householder: int = 8,
+        amortized: bool = True,
+    ) -> None:
+        self.hidden_units, self.num_householder = latent_dim, num_householder
+        super().__init__(in_features, latent_dim, num_flows, amortized)
+
+    @classmethod
+    def from_config(cls, config: Config, in_features: int) -> HouseholderSylvesterPosterior:
+        D, K = config.latent_dim, config.num_flows
+        return cls(in_features, D, K, config.num_householder, config.amortized)
+
+    def basis_shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"v": (self.num_flows, self.num_householder, self.latent_dim)}
+
+    def basis(self, *parameters: Tensor) -> Basis:
+        return HouseholderBasis(*parameters)
+
+
+class TriangularSylvesterPosterior(_SylvesterPosterior):
+    """q(z|x): a diagonal Gaussian through K Sylvester flows with Q = I, every second one with the
+    coordinates reversed; M = D. Arguments are those of :class:`FlowPosterior`.
+
+    Source: "Sylvester Normalizing Flows for Variational Inference", arXiv 1803.05649.
+
+    Examples:
+        >>> import torch
+        >>> head = TriangularSylvesterPosterior(8, latent_dim=5, num_flows=3)
+        >>> head(torch.randn(6, 8)).log_prob(torch.zeros(6, 5)).shape
+        torch.Size([6])
+    """
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        self.hidden_units = self.latent_dim
+        return super().parameter_shapes()
+
+    def basis(self, *parameters: Tensor) -> Basis:
+        del parameters  # it has none
+        return FlipBasis()

@@ -1,0 +1,231 @@
+"""Likelihoods: total probability, means, draws, extremes; data they refuse."""
+
+from __future__ import annotations
+
+import itertools
+
+import mpmath
+import numpy as np
+import pytest
+import torch
+from torch.distributions import Distribution
+
+import flowvae
+from flowvae.config import resolve_config
+from flowvae.data import Dataset
+from flowvae.data.columns import Column
+from flowvae.likelihoods import Likelihood
+from flowvae.registry import LIKELIHOODS
+
+P = 3
+TABLE = (
+    Column("age", "numeric"),
+    Column("colour", "categorical", ("a", "b", "c")),
+    Column("smoker", "binary", ("no", "yes")),
+)
+SETTINGS = {
+    "gaussian": [{"sigma": "learned"}, {"sigma": "per_pixel"}, {"sigma": 0.3}],
+    "categorical": [{"num_categories": 5}],
+}
+CASES = [(name, each) for name in LIKELIHOODS for each in SETTINGS.get(name, [{}])]
+
+
+def likelihood(name: str, **settings) -> tuple[Likelihood, int]:
+    """It, and the number of values of a datum."""
+    config = resolve_config(likelihood=name, **settings)
+    width = 5 if name == "mixed" else P
+    return LIKELIHOODS[name].from_config(config, TABLE).double(), width
+
+
+def at_random(name: str, scale=1.0, batch=(), seed=0, **settings) -> Distribution:
+    made, width = likelihood(name, **settings)
+    generator = torch.Generator().manual_seed(seed)
+    shape = (*batch, made.num_outputs(width))
+    return made(scale * torch.randn(shape, generator=generator, dtype=torch.float64))
+
+
+def quadrature(low: float, high: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gauss-Legendre on a thousand pieces: points and weights."""
+    nodes, weights = (torch.from_numpy(each) for each in np.polynomial.legendre.leggauss(12))
+    edges = torch.linspace(low, high, 1001, dtype=torch.float64)
+    half = (edges[1] - edges[0]) / 2
+    points = (edges[:-1, None] + half * (1 + nodes)).flatten()
+    return points, (half * weights).repeat(1000)
+
+
+def real_line() -> tuple[torch.Tensor, torch.Tensor]:
+    """Points and weights over ±5,000, dense near 0."""
+    points, weights = quadrature(-9.2, 9.2)
+    return points.sinh(), weights * points.cosh()
+
+
+def whole_support(name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Values, with weights for their sum or integral."""
+    if name == "gaussian":
+        return real_line()
+    if name == "continuous_bernoulli":
+        return quadrature(0, 1)
+    levels = torch.arange(256).double() / 255
+    values = {
+        "bernoulli": torch.arange(2),
+        "discretized_logistic": levels,
+        "logistic_mixture": levels,
+        "categorical": torch.arange(5),
+        "poisson": torch.arange(60_000),
+        "negative_binomial": torch.arange(60_000),
+    }[name].double()
+    return values, torch.ones_like(values)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 3.0])
+@pytest.mark.parametrize(("name", "settings"), [case for case in CASES if case[0] != "mixed"])
+def test_probabilities_have_total_one_and_the_mean_that_is_said(name, settings, scale):
+    p = at_random(name, scale, **settings)
+    values, weights = whole_support(name)
+    x = values[:, None].expand(-1, P)
+    inner = getattr(p, "base_dist", None)  # of torch's Independent
+    log_p = p.log_prob_values(x) if inner is None else inner.log_prob(x)
+    torch.testing.assert_close(p.log_prob(x), log_p.sum(-1))
+    probability = log_p.exp() * weights[:, None]
+    total = probability.sum(0)
+    torch.testing.assert_close(total, torch.ones_like(total), atol=1e-6, rtol=0)
+    loose = 0.6 / 255 if "logistic" in name else 1e-6
+    torch.testing.assert_close((probability * x).sum(0), p.mean, atol=loose, rtol=1e-5)
+
+
+def test_a_row_of_a_table_has_total_probability_one():
+    p = at_random("mixed", 1.5)
+    numeric, weights = real_line()
+    total, mean = 0.0, torch.zeros(5, dtype=torch.float64)
+    for colour, smoker in itertools.product(range(3), range(2)):
+        x = torch.zeros(len(numeric), 5, dtype=torch.float64)
+        x[:, 0], x[:, 1 + colour], x[:, 4] = numeric, 1, smoker
+        density = p.log_prob(x).exp() * weights
+        total += density.sum().item()
+        mean += (density[:, None] * x).sum(0)
+    assert total == pytest.approx(1.0, abs=1e-8)
+    torch.testing.assert_close(mean, p.mean, atol=1e-7, rtol=0)
+
+
+@pytest.mark.parametrize(("name", "settings"), CASES)
+def test_draws_lie_in_the_support_and_have_the_mean(name, settings):
+    p = at_random(name, 0.7, batch=(2,), **settings)
+    before = torch.get_rng_state()
+    options = {} if name == "bernoulli" else {"generator": torch.Generator().manual_seed(0)}
+    torch.manual_seed(0)
+    x = p.sample((40_000,), **options)
+    torch.set_rng_state(before)
+    assert x.shape == (40_000, 2, 5 if name == "mixed" else P)
+    assert p.log_prob(x).isfinite().all()
+    error = x.std(0) / len(x) ** 0.5
+    loose = 0.6 / 255 if "logistic" in name else 0.0
+    assert ((x.mean(0) - p.mean).abs() < 5 * error + loose).all()
+    if "logistic" in name:
+        assert torch.equal((x * 255).round() / 255, x)
+    if name in ("poisson", "negative_binomial", "categorical"):
+        assert torch.equal(x.round(), x)
+    if name == "mixed":
+        assert (x[..., 1:4].sum(-1) == 1).all()
+
+
+@pytest.mark.parametrize("size", [100.0, 1e4])
+@pytest.mark.parametrize(("name", "settings"), CASES)
+def test_float32_extremes_are_finite(name, settings, size):
+    made, width = likelihood(name, **settings)
+    made = made.float()
+    torch.manual_seed(0)
+    outputs = (torch.randint(0, 2, (64, made.num_outputs(width))) * 2.0 - 1) * size
+    outputs.requires_grad_()
+    p = made(outputs)
+    edges = {
+        "gaussian": (-100.0, 100.0),
+        "poisson": (0.0, 500.0),
+        "negative_binomial": (0.0, 500.0),
+    }
+    low, high = edges.get(name, (0.0, 1.0))
+    for value in (low, high):
+        x = torch.full((64, width), value)
+        log_p = p.log_prob(x)
+        assert log_p.isfinite().all()
+        (gradient,) = torch.autograd.grad(log_p.sum(), outputs, retain_graph=True)
+        assert gradient.isfinite().all()
+    assert p.mean.isfinite().all()
+
+
+def test_continuous_bernoulli_near_one_half():
+    """In float64 against 50 digits; torch's own takes a Taylor polynomial within 0.499 … 0.501."""
+    made, _ = likelihood("continuous_bernoulli")
+    mpmath.mp.dps = 50
+    for exponent in range(-14, 3):
+        for sign, x in itertools.product((-1, 1), (0.0, 0.3, 1.0)):
+            logit = sign * 2.7 * 10.0**exponent
+            length = mpmath.mpf(logit)
+            expected = x * length - mpmath.log((mpmath.exp(length) - 1) / length)
+            mean = 1 / (1 - mpmath.exp(-length)) - 1 / length
+            p = made(torch.tensor([logit], dtype=torch.float64))
+            got = p.log_prob(torch.tensor([x], dtype=torch.float64)).item()
+            assert got == pytest.approx(float(expected), rel=1e-12, abs=1e-12)
+            assert p.mean.item() == pytest.approx(float(mean), rel=1e-12)
+
+
+def test_counts_agree_with_torch():
+    eta = torch.linspace(-3, 6, 10, dtype=torch.float64)
+    x = torch.arange(10, dtype=torch.float64)
+    p = likelihood("poisson")[0](eta)
+    expected = torch.distributions.Poisson(eta.exp()).log_prob(x).sum()
+    torch.testing.assert_close(p.log_prob(x), expected)
+    p = likelihood("negative_binomial")[0](torch.cat([eta, torch.full_like(eta, 0.4)]))
+    r = (7 * torch.tanh(torch.tensor(0.4 / 7, dtype=torch.float64))).exp()
+    theirs = torch.distributions.NegativeBinomial(r, logits=eta - r.log())
+    torch.testing.assert_close(p.log_prob(x), theirs.log_prob(x).sum())
+    torch.testing.assert_close(p.mean, theirs.mean)
+
+
+GREY = np.linspace(0, 1, 60, dtype=np.float32).reshape(10, 6)
+DATA = {
+    "grey": GREY,
+    "binary": (GREY > 0.5).astype(np.float32),
+    "eight_bit": (GREY * 255).round().astype(np.uint8),
+    "counts": np.arange(60).reshape(10, 6),
+    "few": np.arange(60).reshape(10, 6) % 4,
+    "real": GREY * 5 - 2,
+}
+FIT = {
+    "grey": {"bernoulli", "continuous_bernoulli", "gaussian"},
+    "binary": {*LIKELIHOODS} - {"mixed"},
+    "eight_bit": {
+        *("bernoulli", "continuous_bernoulli", "gaussian"),
+        *("discretized_logistic", "logistic_mixture"),
+    },
+    "counts": {"gaussian", "poisson", "negative_binomial"},
+    "few": {"gaussian", "poisson", "negative_binomial", "categorical"},
+    "real": {"gaussian"},
+}
+
+
+@pytest.mark.parametrize("kind", DATA)
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_data_outside_the_support_is_refused(name, kind, tmp_path):
+    data = Dataset.from_arrays(DATA[kind][:8], DATA[kind][8:])
+    if name in FIT[kind]:
+        run = flowvae.train(
+            likelihood=name, dataset=data, out=tmp_path / "run", epochs=1, hidden_dims=(4,),
+            batch_size=4, evaluation_samples=2, finish=False, progress=False,
+        )  # fmt: skip
+        assert np.isfinite(run.metrics[0]["test_elbo"])
+        return
+    with pytest.raises(flowvae.UserError, match=f"likelihood: {name} expects .*what fits: ") as e:
+        flowvae.train(likelihood=name, dataset=data, out=tmp_path / "run", progress=False)
+    assert set(str(e.value).split("what fits: ")[1].split(", ")) == FIT[kind]
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_pseudo_likelihood_is_the_bernoullis_alone(tmp_path):
+    data = Dataset.from_arrays(GREY[:8], GREY[8:])
+    for name, pseudo in (("bernoulli", True), ("continuous_bernoulli", False)):
+        run = flowvae.train(
+            likelihood=name, dataset=data, out=tmp_path / name, epochs=1, hidden_dims=(4,),
+            evaluation_samples=2, progress=False,
+        )  # fmt: skip
+        assert run.evaluation is not None
+        assert run.evaluation.pseudo_likelihood is pseudo
