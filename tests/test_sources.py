@@ -316,10 +316,10 @@ from dataclasses import replace
 data = load_dataset(sys.argv[1])
 config = flowvae.preset("original").model_copy(update={"hidden_dims": (16,), "device": "cpu"})
 model = flowvae.build_vae(config, data.data_shape)
-for terms in islice(Trainer(model, data, config).steps(), 300):
+for terms in islice(Trainer(model, data, config).steps(), 100):
     assert terms.log_weight.isfinite().all()
-few = replace(data.test.images, blocks=data.test.images.blocks[:300])
-assert evaluate_model(model, Split(few), 1).count > 90_000
+few = replace(data.test.images, blocks=data.test.images.blocks[:100])
+assert evaluate_model(model, Split(few), 1).count > 30_000
 print(len(data.train) + len(data.test), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
@@ -343,7 +343,7 @@ def test_ten_gigabytes_in_less_than_two(tmp_path):
     assert done.returncode == 0, done.stderr
     rows, kibibytes = map(int, done.stdout.split())
     assert rows == count
-    assert kibibytes * 1024 < 1e9
+    assert kibibytes * 1024 < 2e9
 
 
 # Hugging Face

@@ -33,7 +33,7 @@ try:
         DensityMixin,
         TransformerMixin,
     )
-    from sklearn.utils import Tags, check_array, check_random_state
+    from sklearn.utils import check_array, check_random_state
     from sklearn.utils.validation import check_is_fitted, validate_data
 except ImportError as error:
     raise ImportError(
@@ -168,32 +168,34 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
 
     @torch.no_grad()
     def transform(self, X: Any) -> np.ndarray:
-        """The mean of q(z|x) for each row, (N, D), float32.
+        """The mean of q(z|x) for each row, (N, D).
 
         Estimated by ``num_samples`` draws, the same noise for all rows. With a Gaussian posterior
         that is μ up to the mean of that noise.
         """
-        draws = [z.mean(0) for _, z, _ in self._draws(X)]
-        return torch.cat(draws).cpu().numpy()
+        draws = [z.mean(0) for _, z, _ in self._draws(self._inference_model(), X)]
+        return torch.cat(draws).double().cpu().numpy()
 
     @torch.no_grad()
     def inverse_transform(self, X: Any) -> np.ndarray:
         """The mean of p(x|z) at each row z of X (N, D): (N, P), in the units of the data."""
         check_is_fitted(self)
-        X = check_array(X, dtype="float32")
+        model = self._inference_model()
+        X = check_array(X, dtype="numeric")
         if X.shape[1] != self.model_.latent_dim:
             raise ValueError(
                 f"X: expected {self.model_.latent_dim} columns, the latent dimensions, "
                 f"got {X.shape[1]}"
             )
-        z = torch.from_numpy(X).to(next(self.model_.parameters()).device)
+        z = torch.from_numpy(np.array(X, dtype=np.float64)).to(next(model.parameters()))
         chunks = z.split(self._rows_at_once(1))
-        return self._decoded(torch.cat([self.model_.decode(part).mean for part in chunks]))
+        return self._decoded(torch.cat([model.decode(part).mean for part in chunks]))
 
     @torch.no_grad()
     def reconstruct(self, X: Any) -> np.ndarray:
         """The mean of p(x|z) over z ~ q(z|x), by ``num_samples`` draws: (N, P), in X's units."""
-        found = [self.model_.decode(z).mean.mean(0) for _, z, _ in self._draws(X)]
+        model = self._inference_model()
+        found = [model.decode(z).mean.mean(0) for _, z, _ in self._draws(model, X)]
         return self._decoded(torch.cat(found))
 
     @torch.no_grad()
@@ -204,16 +206,16 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
         expectation, log p(x) as S → ∞ (arXiv 1509.00519). It is a density of x in its own units:
         standardising is accounted for.
         """
-        found = []
-        for x, z, log_q in self._draws(X):
-            log_joint = self.model_.decode(z).log_prob(x) + self.model_.prior().log_prob(z)
+        model, found = self._inference_model(), []
+        for x, z, log_q in self._draws(model, X):
+            log_joint = model.decode(z).log_prob(x) + model.prior().log_prob(z)
             found.append((log_joint - log_q).logsumexp(0) - math.log(len(z)))
-        return torch.cat(found).cpu().numpy() - np.float32(self._log_volume())
+        return torch.cat(found).double().cpu().numpy() - self._log_volume()
 
     def score(self, X: Any, y: Any = None) -> float:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The mean of :meth:`score_samples`, in nats per row: higher is better. y is ignored."""
         del y
-        return float(self.score_samples(X).mean(dtype=np.float64))
+        return float(self.score_samples(X).mean())
 
     @torch.no_grad()
     def sample(self, n_samples: int = 1, random_state: Any = 0) -> np.ndarray:
@@ -273,12 +275,6 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
     def _n_features_out(self) -> int:
         """For the names of the columns that ``transform`` gives."""
         return self.model_.latent_dim
-
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        if tags.transformer_tags is not None:
-            tags.transformer_tags.preserves_dtype = ["float32"]
-        return tags
 
     def __getstate__(self) -> dict[str, Any]:
         state: Any = super().__getstate__()
@@ -354,29 +350,37 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
             line = f"epoch {len(self.elbo_)}: ELBO {self.elbo_[-1]:.3f} nats per row\n"
             sys.stderr.write(line)
 
-    def _draws(self, X: Any) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Rows x (B, P), draws z (S, B, D) ~ q(z|x) and log q(z|x) (S, B), a chunk at a time."""
+    def _inference_model(self) -> VAE:
+        """The model in float64, where the device has it: a row's last digits, too, then do not
+        depend on which rows it came with.
+        """
         check_is_fitted(self)
+        if next(self.model_.parameters()).device.type == "mps":
+            return self.model_
+        return copy.deepcopy(self.model_).double()
+
+    def _draws(self, model: VAE, X: Any) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Rows x (B, P), draws z (S, B, D) ~ q(z|x) and log q(z|x) (S, B), a chunk at a time."""
         X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
-        device = next(self.model_.parameters()).device
-        for part in self._encoded(X).split(self._rows_at_once(self.num_samples)):
-            x = part.to(device)
-            z, log_q = _common_draws(self.model_, x, self.num_samples, self._seed)
+        like = next(model.parameters())
+        for part in self._encoded(X, np.float64).split(self._rows_at_once(self.num_samples)):
+            x = part.to(like)
+            z, log_q = _common_draws(model, x, self.num_samples, self._seed)
             yield x, z, log_q
 
     def _rows_at_once(self, samples: int) -> int:
         return max(1, _CHUNK_VALUES // (samples * self.model_.data_dim))
 
-    def _encoded(self, X: np.ndarray) -> Tensor:
+    def _encoded(self, X: np.ndarray, dtype: type[np.floating] = np.float32) -> Tensor:
         if self.columns_ is not None:
             X = (X - self._vector("mean")) / self._vector("scale")
-        return torch.from_numpy(np.array(X, dtype=np.float32, order="C"))
+        return torch.from_numpy(np.array(X, dtype=dtype, order="C"))
 
     def _decoded(self, x: Tensor) -> np.ndarray:
-        found = x.cpu().numpy()
+        found = x.double().cpu().numpy()
         if self.columns_ is None:
             return found
-        return (found * self._vector("scale") + self._vector("mean")).astype(np.float32)
+        return found * self._vector("scale") + self._vector("mean")
 
     def _vector(self, name: str) -> np.ndarray:
         return np.array([getattr(column, name) for column in self.columns_ or ()])
@@ -394,7 +398,7 @@ def _common_draws(model: VAE, x: Tensor, samples: int, seed: int) -> tuple[Tenso
         drawn = [_seeded_draws(model, row, samples, seed) for row in x.split(1)]
         return torch.cat([z for z, _ in drawn], 1), torch.cat([log_q for _, log_q in drawn], 1)
     generator = torch.Generator().manual_seed(seed)
-    eps = torch.randn(samples, 1, model.latent_dim, generator=generator).to(x.device)
+    eps = torch.randn(samples, 1, model.latent_dim, generator=generator).to(x)
     z = base.loc + (0.5 * base.log_var).exp() * eps
     log_q = -0.5 * (eps.square() + base.log_var + math.log(2 * math.pi)).sum(-1)
     if q is base:
