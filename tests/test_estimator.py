@@ -14,6 +14,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import flowvae
 from flowvae import FlowVAE, UserError
+from flowvae.evaluation.common_noise import common_draws, seeded_draws
 from flowvae.registry import POSTERIORS
 from flowvae.runs import write_model
 
@@ -84,11 +85,9 @@ def test_transform_is_the_posterior_mean():
 
 def test_rows_that_go_one_by_one_agree_with_common_noise(fitted):
     """The way for posteriors without a diagonal Gaussian base gives valid draws too."""
-    from flowvae import estimator
-
     x = fitted._encoded(correlated(20))
-    together = estimator._common_draws(fitted.model_, x, 2000, 0)
-    one = [estimator._seeded_draws(fitted.model_, row, 2000, 0) for row in x.split(1)]
+    together = common_draws(fitted.model_, x, 2000, 0)
+    one = [seeded_draws(fitted.model_, row, 2000, 0) for row in x.split(1)]
     for a, b in zip(together, one[0], strict=True):
         assert a[:, :1].mean().item() == pytest.approx(b.mean().item(), abs=0.15)
 

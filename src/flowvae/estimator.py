@@ -17,8 +17,8 @@ from torch import Tensor
 from flowvae.config import Config, resolve_config
 from flowvae.data import Batches, Column, Dataset, Split
 from flowvae.device import choose_device
-from flowvae.distributions import DiagonalGaussian
 from flowvae.errors import TrainingError, UserError
+from flowvae.evaluation.common_noise import common_draws
 from flowvae.likelihoods import COLUMNS, REAL
 from flowvae.likelihoods.support import check_support
 from flowvae.registry import LIKELIHOODS
@@ -365,7 +365,7 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
         like = next(model.parameters())
         for part in self._encoded(X, np.float64).split(self._rows_at_once(self.num_samples)):
             x = part.to(like)
-            z, log_q = _common_draws(model, x, self.num_samples, self._seed)
+            z, log_q = common_draws(model, x, self.num_samples, self._seed)
             yield x, z, log_q
 
     def _rows_at_once(self, samples: int) -> int:
@@ -388,25 +388,3 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
     def _log_volume(self) -> float:
         """log |det| of standardising is minus this: Σ log scale, in nats."""
         return 0.0 if self.columns_ is None else float(np.log(self._vector("scale")).sum())
-
-
-def _common_draws(model: VAE, x: Tensor, samples: int, seed: int) -> tuple[Tensor, Tensor]:
-    """z ~ q(z|x), (S, B, D), and log q(z|x), (S, B), with the same noise for every row."""
-    q = model.posterior(x)
-    base = getattr(q, "base", q)
-    if not isinstance(base, DiagonalGaussian):
-        drawn = [_seeded_draws(model, row, samples, seed) for row in x.split(1)]
-        return torch.cat([z for z, _ in drawn], 1), torch.cat([log_q for _, log_q in drawn], 1)
-    generator = torch.Generator().manual_seed(seed)
-    eps = torch.randn(samples, 1, model.latent_dim, generator=generator).to(x)
-    z = base.loc + (0.5 * base.log_var).exp() * eps
-    log_q = -0.5 * (eps.square() + base.log_var + math.log(2 * math.pi)).sum(-1)
-    if q is base:
-        return z, log_q
-    z, ladj = q.flow(z)  # pyright: ignore[reportAttributeAccessIssue]
-    return z, log_q - ladj
-
-
-def _seeded_draws(model: VAE, x: Tensor, samples: int, seed: int) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator(x.device).manual_seed(seed)
-    return model.posterior(x).rsample_and_log_prob((samples,), generator)

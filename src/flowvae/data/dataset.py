@@ -218,8 +218,10 @@ class Dataset:
         return about
 
 
-def adopt(images: np.ndarray | FileRows, labels: np.ndarray | None, name: str) -> Split:
-    """A split of checked data and labels; arrays are copied."""
+def adopt(
+    images: np.ndarray | FileRows, labels: np.ndarray | None, name: str, owned: bool = False
+) -> Split:
+    """A split of checked data and labels; arrays are copied, unless they are ``owned`` already."""
     if labels is not None:
         if labels.shape != (len(images),) or labels.dtype.kind not in "iuf":
             raise UserError(
@@ -236,12 +238,12 @@ def adopt(images: np.ndarray | FileRows, labels: np.ndarray | None, name: str) -
         if images.dtype.kind not in "fiub":
             raise UserError(f"{name}: expected numbers, got dtype {images.dtype}")
         with np.errstate(over="ignore"):  # found just below
-            images = images.astype(np.float32)
+            images = images.astype(np.float32, copy=not owned)
         if not np.isfinite(images).all():
             raise UserError(f"{name}: expected finite numbers, got NaN or infinity")
         flat = images.reshape(len(images), -1)
     else:
-        flat = np.array(images.reshape(len(images), -1))  # a copy: owned and writable
+        flat = np.array(images.reshape(len(images), -1), copy=None if owned else True)
     return Split(torch.from_numpy(np.ascontiguousarray(flat)), kept)
 
 

@@ -138,7 +138,8 @@ def _take(found: Found, part: str, numbers: np.ndarray | None, name: str) -> Spl
     if isinstance(array, np.ndarray):
         if numbers is None:
             return adopt(array, labels, name)
-        return adopt(array[numbers], None if labels is None else labels[numbers], name)
+        chosen = None if labels is None else labels[numbers]
+        return adopt(array[numbers], chosen, name, owned=True)
     blocks = np.arange(array.num_blocks) if numbers is None else np.sort(numbers)
     rows = FileRows(array, blocks)
     split = adopt(rows, None if labels is None else labels[rows.rows()], name)
