@@ -14,6 +14,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import flowvae
 from flowvae import FlowVAE, UserError
+from flowvae.evaluation.common_noise import common_draws, seeded_draws
+from flowvae.registry import POSTERIORS
 from flowvae.runs import write_model
 
 SMALL = {"num_flows": 2, "hidden_dims": (8,), "epochs": 2, "num_samples": 4, "random_state": 0}
@@ -83,13 +85,22 @@ def test_transform_is_the_posterior_mean():
 
 def test_rows_that_go_one_by_one_agree_with_common_noise(fitted):
     """The way for posteriors without a diagonal Gaussian base gives valid draws too."""
-    from flowvae import estimator
-
     x = fitted._encoded(correlated(20))
-    together = estimator._common_draws(fitted.model_, x, 2000, 0)
-    one = [estimator._seeded_draws(fitted.model_, row, 2000, 0) for row in x.split(1)]
+    together = common_draws(fitted.model_, x, 2000, 0)
+    one = [seeded_draws(fitted.model_, row, 2000, 0) for row in x.split(1)]
     for a, b in zip(together, one[0], strict=True):
         assert a[:, :1].mean().item() == pytest.approx(b.mean().item(), abs=0.15)
+
+
+@pytest.mark.parametrize("posterior", list(POSTERIORS))
+def test_every_posterior(posterior):
+    X = correlated(60)
+    settings = {"num_orthogonal": 2, "num_householder": 2, "flow_hidden_dims": (8,)}
+    model = FlowVAE(posterior, **{**SMALL, "epochs": 1}, settings=settings).fit(X)
+    scores = model.score_samples(X)
+    assert np.isfinite(scores).all()
+    np.testing.assert_allclose(model.score_samples(X[::-1])[::-1], scores, rtol=1e-7)
+    assert model.reconstruct(X).shape == X.shape
 
 
 def test_partial_fit_goes_on():

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from test_cli import call
 
 import flowvae
 from flowvae import UserError
@@ -302,3 +303,13 @@ def test_a_run_on_a_table_keeps_its_columns(tmp_path):
     assert all(-50 < float(row["age"]) < 130 for row in drawn)
     with pytest.raises(UserError, match=r"out: expected a file ending in .*, got .*x\.jpg"):
         flowvae.sample(run, 5, out=tmp_path / "x.jpg")
+
+
+def test_a_bad_table_on_the_command_line_writes_nothing(tmp_path, capsys):
+    (tmp_path / "x.csv").write_text(HEAD + GOOD + "7\n")
+    for command in (["train", "--out", str(tmp_path / "run"), "--data"], ["data"]):
+        assert call(*command, tmp_path / "x.csv") == 2
+        shown = capsys.readouterr().err
+        assert shown.startswith("flowvae: data: ")
+        assert shown.strip().count("\n") == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["x.csv"]

@@ -17,9 +17,11 @@ from torch import Tensor
 from flowvae.config import Config, resolve_config
 from flowvae.data import Column, Dataset, Split
 from flowvae.device import choose_device
-from flowvae.distributions import DiagonalGaussian
 from flowvae.errors import UserError
+from flowvae.evaluation.common_noise import common_draws
+from flowvae.likelihoods import COLUMNS, REAL
 from flowvae.likelihoods.support import check_support
+from flowvae.registry import LIKELIHOODS
 from flowvae.runs import read_model, write_model
 from flowvae.training import Trainer
 from flowvae.vae import VAE, build_vae
@@ -31,7 +33,7 @@ try:
         DensityMixin,
         TransformerMixin,
     )
-    from sklearn.utils import Tags, check_array, check_random_state
+    from sklearn.utils import check_array, check_random_state
     from sklearn.utils.validation import check_is_fitted, validate_data
 except ImportError as error:
     raise ImportError(
@@ -41,9 +43,6 @@ except ImportError as error:
 __all__ = ["FlowVAE"]
 
 _CHUNK_VALUES = 2**22  # numbers of decoded data held at once
-
-# Likelihoods on all of R, for which standardising is a matter of units.
-_REAL = ("gaussian",)
 
 
 class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseEstimator):
@@ -167,32 +166,34 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
 
     @torch.no_grad()
     def transform(self, X: Any) -> np.ndarray:
-        """The mean of q(z|x) for each row, (N, D), float32.
+        """The mean of q(z|x) for each row, (N, D).
 
         Estimated by ``num_samples`` draws, the same noise for all rows. With a Gaussian posterior
         that is μ up to the mean of that noise.
         """
-        draws = [z.mean(0) for _, z, _ in self._draws(X)]
-        return torch.cat(draws).cpu().numpy()
+        draws = [z.mean(0) for _, z, _ in self._draws(self._inference_model(), X)]
+        return torch.cat(draws).double().cpu().numpy()
 
     @torch.no_grad()
     def inverse_transform(self, X: Any) -> np.ndarray:
         """The mean of p(x|z) at each row z of X (N, D): (N, P), in the units of the data."""
         check_is_fitted(self)
-        X = check_array(X, dtype="float32")
+        model = self._inference_model()
+        X = check_array(X, dtype="numeric")
         if X.shape[1] != self.model_.latent_dim:
             raise ValueError(
                 f"X: expected {self.model_.latent_dim} columns, the latent dimensions, "
                 f"got {X.shape[1]}"
             )
-        z = torch.from_numpy(X).to(next(self.model_.parameters()).device)
+        z = torch.from_numpy(np.array(X, dtype=np.float64)).to(next(model.parameters()))
         chunks = z.split(self._rows_at_once(1))
-        return self._decoded(torch.cat([self.model_.decode(part).mean for part in chunks]))
+        return self._decoded(torch.cat([model.decode(part).mean for part in chunks]))
 
     @torch.no_grad()
     def reconstruct(self, X: Any) -> np.ndarray:
         """The mean of p(x|z) over z ~ q(z|x), by ``num_samples`` draws: (N, P), in X's units."""
-        found = [self.model_.decode(z).mean.mean(0) for _, z, _ in self._draws(X)]
+        model = self._inference_model()
+        found = [model.decode(z).mean.mean(0) for _, z, _ in self._draws(model, X)]
         return self._decoded(torch.cat(found))
 
     @torch.no_grad()
@@ -203,16 +204,16 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
         expectation, log p(x) as S → ∞ (arXiv 1509.00519). It is a density of x in its own units:
         standardising is accounted for.
         """
-        found = []
-        for x, z, log_q in self._draws(X):
-            log_joint = self.model_.decode(z).log_prob(x) + self.model_.prior().log_prob(z)
+        model, found = self._inference_model(), []
+        for x, z, log_q in self._draws(model, X):
+            log_joint = model.decode(z).log_prob(x) + model.prior().log_prob(z)
             found.append((log_joint - log_q).logsumexp(0) - math.log(len(z)))
-        return torch.cat(found).cpu().numpy() - np.float32(self._log_volume())
+        return torch.cat(found).double().cpu().numpy() - self._log_volume()
 
     def score(self, X: Any, y: Any = None) -> float:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The mean of :meth:`score_samples`, in nats per row: higher is better. y is ignored."""
         del y
-        return float(self.score_samples(X).mean(dtype=np.float64))
+        return float(self.score_samples(X).mean())
 
     @torch.no_grad()
     def sample(self, n_samples: int = 1, random_state: Any = 0) -> np.ndarray:
@@ -273,12 +274,6 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
         """For the names of the columns that ``transform`` gives."""
         return self.model_.latent_dim
 
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        if tags.transformer_tags is not None:
-            tags.transformer_tags.preserves_dtype = ["float32"]
-        return tags
-
     def __getstate__(self) -> dict[str, Any]:
         state: Any = super().__getstate__()
         state = {key: value for key, value in state.items() if key != "_trainer"}
@@ -305,7 +300,8 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
         wanted = self.standardize
         if wanted not in (True, False, "auto"):
             raise ValueError(f"standardize: expected True, False or 'auto', got {wanted!r}")
-        scaled = self.likelihood in _REAL if wanted == "auto" else wanted
+        support = LIKELIHOODS[self.likelihood].support
+        scaled = support in (REAL, COLUMNS) if wanted == "auto" else wanted
         self.columns_ = self._fit_columns(X) if scaled else None
         device = choose_device(self.config_.device)
         dataset = self._dataset(X)
@@ -347,29 +343,37 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
             line = f"epoch {len(self.elbo_)}: ELBO {self.elbo_[-1]:.3f} nats per row\n"
             sys.stderr.write(line)
 
-    def _draws(self, X: Any) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Rows x (B, P), draws z (S, B, D) ~ q(z|x) and log q(z|x) (S, B), a chunk at a time."""
+    def _inference_model(self) -> VAE:
+        """The model in float64, where the device has it: a row's last digits, too, then do not
+        depend on which rows it came with.
+        """
         check_is_fitted(self)
+        if next(self.model_.parameters()).device.type == "mps":
+            return self.model_
+        return copy.deepcopy(self.model_).double()
+
+    def _draws(self, model: VAE, X: Any) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Rows x (B, P), draws z (S, B, D) ~ q(z|x) and log q(z|x) (S, B), a chunk at a time."""
         X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
-        device = next(self.model_.parameters()).device
-        for part in self._encoded(X).split(self._rows_at_once(self.num_samples)):
-            x = part.to(device)
-            z, log_q = _common_draws(self.model_, x, self.num_samples, self._seed)
+        like = next(model.parameters())
+        for part in self._encoded(X, np.float64).split(self._rows_at_once(self.num_samples)):
+            x = part.to(like)
+            z, log_q = common_draws(model, x, self.num_samples, self._seed)
             yield x, z, log_q
 
     def _rows_at_once(self, samples: int) -> int:
         return max(1, _CHUNK_VALUES // (samples * self.model_.data_dim))
 
-    def _encoded(self, X: np.ndarray) -> Tensor:
+    def _encoded(self, X: np.ndarray, dtype: type[np.floating] = np.float32) -> Tensor:
         if self.columns_ is not None:
             X = (X - self._vector("mean")) / self._vector("scale")
-        return torch.from_numpy(np.array(X, dtype=np.float32, order="C"))
+        return torch.from_numpy(np.array(X, dtype=dtype, order="C"))
 
     def _decoded(self, x: Tensor) -> np.ndarray:
-        found = x.cpu().numpy()
+        found = x.double().cpu().numpy()
         if self.columns_ is None:
             return found
-        return (found * self._vector("scale") + self._vector("mean")).astype(np.float32)
+        return found * self._vector("scale") + self._vector("mean")
 
     def _vector(self, name: str) -> np.ndarray:
         return np.array([getattr(column, name) for column in self.columns_ or ()])
@@ -377,25 +381,3 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
     def _log_volume(self) -> float:
         """log |det| of standardising is minus this: Σ log scale, in nats."""
         return 0.0 if self.columns_ is None else float(np.log(self._vector("scale")).sum())
-
-
-def _common_draws(model: VAE, x: Tensor, samples: int, seed: int) -> tuple[Tensor, Tensor]:
-    """z ~ q(z|x), (S, B, D), and log q(z|x), (S, B), with the same noise for every row."""
-    q = model.posterior(x)
-    base = getattr(q, "base", q)
-    if not isinstance(base, DiagonalGaussian):
-        drawn = [_seeded_draws(model, row, samples, seed) for row in x.split(1)]
-        return torch.cat([z for z, _ in drawn], 1), torch.cat([log_q for _, log_q in drawn], 1)
-    generator = torch.Generator().manual_seed(seed)
-    eps = torch.randn(samples, 1, model.latent_dim, generator=generator).to(x.device)
-    z = base.loc + (0.5 * base.log_var).exp() * eps
-    log_q = -0.5 * (eps.square() + base.log_var + math.log(2 * math.pi)).sum(-1)
-    if q is base:
-        return z, log_q
-    z, ladj = q.flow(z)  # pyright: ignore[reportAttributeAccessIssue]
-    return z, log_q - ladj
-
-
-def _seeded_draws(model: VAE, x: Tensor, samples: int, seed: int) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator(x.device).manual_seed(seed)
-    return model.posterior(x).rsample_and_log_prob((samples,), generator)

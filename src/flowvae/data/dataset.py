@@ -82,6 +82,11 @@ class Split:
         return images.float().div_(255) if images.dtype == torch.uint8 else images
 
     def is_binary(self) -> bool:
+        """Whether all values are 0 or 1."""
+        return self._is_binary
+
+    @cached_property
+    def _is_binary(self) -> bool:
         one = 255 if self.images.dtype == torch.uint8 else 1
         return all(bool(((part == 0) | (part == one)).all()) for part in self._parts())
 
@@ -215,8 +220,10 @@ class Dataset:
         return about
 
 
-def adopt(images: np.ndarray | FileRows, labels: np.ndarray | None, name: str) -> Split:
-    """A split of checked data and labels; arrays are copied."""
+def adopt(
+    images: np.ndarray | FileRows, labels: np.ndarray | None, name: str, owned: bool = False
+) -> Split:
+    """A split of checked data and labels; arrays are copied, unless they are ``owned`` already."""
     if labels is not None:
         if labels.shape != (len(images),) or labels.dtype.kind not in "iuf":
             raise UserError(
@@ -233,12 +240,12 @@ def adopt(images: np.ndarray | FileRows, labels: np.ndarray | None, name: str) -
         if images.dtype.kind not in "fiub":
             raise UserError(f"{name}: expected numbers, got dtype {images.dtype}")
         with np.errstate(over="ignore"):  # found just below
-            images = images.astype(np.float32)
+            images = images.astype(np.float32, copy=not owned)
         if not np.isfinite(images).all():
             raise UserError(f"{name}: expected finite numbers, got NaN or infinity")
         flat = images.reshape(len(images), -1)
     else:
-        flat = np.array(images.reshape(len(images), -1))  # a copy: owned and writable
+        flat = np.array(images.reshape(len(images), -1), copy=None if owned else True)
     return Split(torch.from_numpy(np.ascontiguousarray(flat)), kept)
 
 

@@ -63,15 +63,14 @@ def cut(
     if "validation" not in counts and validation_fraction > 0:
         fractions["validation"] = validation_fraction
     record: dict[str, Any] = {"seed": seed, **{f"{k}_fraction": v for k, v in fractions.items()}}
-    for name, fraction in fractions.items():
-        held_out = max(1, round(fraction * len(order)))
-        if held_out >= len(order):
-            held_out = len(order) - 1
-        if held_out < 1:
-            raise UserError(
-                f"data: expected at least {len(fractions) + 1} data to split into train and "
-                f"{' and '.join(fractions)}, got {counts[whole]}"
-            )
+    if counts[whole] <= len(fractions):
+        raise UserError(
+            f"data: expected at least {len(fractions) + 1} data to split into train and "
+            f"{' and '.join(fractions)}, got {counts[whole]}"
+        )
+    for number, (name, fraction) in enumerate(fractions.items()):
+        others = len(fractions) - number  # each of which gets one at least
+        held_out = min(max(1, round(fraction * len(order))), len(order) - others)
         chosen[name], order = (whole, order[:held_out]), order[held_out:]
     if fractions:
         chosen["train"] = (whole, order)
@@ -139,7 +138,8 @@ def _take(found: Found, part: str, numbers: np.ndarray | None, name: str) -> Spl
     if isinstance(array, np.ndarray):
         if numbers is None:
             return adopt(array, labels, name)
-        return adopt(array[numbers], None if labels is None else labels[numbers], name)
+        chosen = None if labels is None else labels[numbers]
+        return adopt(array[numbers], chosen, name, owned=True)
     blocks = np.arange(array.num_blocks) if numbers is None else np.sort(numbers)
     rows = FileRows(array, blocks)
     split = adopt(rows, None if labels is None else labels[rows.rows()], name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -56,8 +57,6 @@ def hub_dataset(name: str, options: Options, columns: Sequence[Column] | None = 
         return split_dataset(
             found, options.test_fraction, options.validation_fraction, options.seed
         )
-    from dataclasses import replace
-
     tables = {part: each.with_format("arrow")[:] for part, each in parts.items()}
     return arrow_dataset(name, tables, replace(options, label_column=label), columns, names)
 

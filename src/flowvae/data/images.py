@@ -23,8 +23,8 @@ _GREY = frozenset(("1", "L", "LA", "La"))
 
 
 def is_image_folder(folder: Path) -> bool:
-    """Whether there is a picture in it, or in a folder in it, or in one of those."""
-    patterns = ("*", "*/*", "*/*/*")
+    """Whether there is a picture in it, not too deep."""
+    patterns = ("*", "*/*", "*/*/*", "*/*/*/*")
     return any(_is_picture(path) for pattern in patterns for path in folder.glob(pattern))
 
 

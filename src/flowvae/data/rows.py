@@ -25,6 +25,7 @@ __all__ = ["ArrayFile", "FileRows"]
 
 _BLOCK_BYTES = 2**18
 _POOL_BYTES = 2**26  # rows shuffled together
+_LEAST_BLOCKS = 1000  # where the file has so many rows
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,9 @@ class ArrayFile:
 
     @cached_property
     def block_rows(self) -> int:
-        """Rows in one block."""
-        return max(1, _BLOCK_BYTES // max(1, self.row_values * self.dtype.itemsize))
+        """Rows in one block; fewer in a small file, so that there are many to divide."""
+        rows = _BLOCK_BYTES // max(1, self.row_values * self.dtype.itemsize)
+        return max(1, min(rows, len(self) // _LEAST_BLOCKS))
 
     @property
     def num_blocks(self) -> int:

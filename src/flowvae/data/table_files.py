@@ -93,7 +93,7 @@ def arrow_dataset(
         labels = codes.get(part)
         labels = labels if labels is None or numbers is None else labels[numbers]
         values = encode_table(columns, rows[split], f"{name}: {split}")
-        splits[split] = adopt(values, labels, f"{name}: {split}")
+        splits[split] = adopt(values, labels, f"{name}: {split}", owned=True)
     return Dataset(
         name,
         splits["train"],

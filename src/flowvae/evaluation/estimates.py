@@ -85,13 +85,12 @@ def encode_split(
 ) -> tuple[Tensor, Tensor]:
     """One draw z ~ q(z|x) for every datum, (N, D), and log q(z|x), (N,), in nats; on the CPU."""
     device = next(model.parameters()).device
-    drawn = [
-        model.posterior(
-            split.values(slice(start, start + batch_size)).to(device)
-        ).rsample_and_log_prob((), generator)
-        for start in range(0, len(split), batch_size)
-    ]
-    return torch.cat([z for z, _ in drawn]).cpu(), torch.cat([log_q for _, log_q in drawn]).cpu()
+    z, log_q = torch.empty(len(split), model.latent_dim), torch.empty(len(split))
+    for start in range(0, len(split), batch_size):
+        place = slice(start, start + batch_size)
+        q = model.posterior(split.values(place).to(device))
+        z[place], log_q[place] = q.rsample_and_log_prob((), generator)
+    return z, log_q
 
 
 @torch.no_grad()
@@ -109,7 +108,9 @@ def per_datum(
     with the number of data done since the last call.
     """
     device = next(model.parameters()).device
-    collected: list[dict[str, Tensor]] = []
+    # Written in place: small results kept between the large tensors of the batches broke up the
+    # heap, and a process on a million data grew to 10 GiB.
+    found: dict[str, Tensor] = {}
     for start in range(0, len(split), batch_size):
         x = split.values(slice(start, start + batch_size)).to(device)
         sums: dict[str, Tensor] = {}
@@ -120,9 +121,12 @@ def per_datum(
             log_sum = torch.logaddexp(log_sum, terms.log_weight.logsumexp(0))
         values = {name: total / samples for name, total in sums.items()}
         values["iw_bound"] = log_sum - math.log(samples)
-        collected.append({name: value.cpu().double() for name, value in values.items()})
+        for name, value in values.items():
+            if name not in found:
+                found[name] = torch.empty(len(split), dtype=torch.float64)
+            found[name][start : start + len(x)] = value
         advance(len(x))
-    return {name: torch.cat([part[name] for part in collected]) for name in collected[0]}
+    return found
 
 
 def evaluate_model(

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 
+from flowvae.data import Split
 from flowvae.distributions import FlowDistribution
 from flowvae.evaluation import encode_split
 from flowvae.figures.curves import learning_curves
@@ -20,6 +21,18 @@ from flowvae.runs import Run
 __all__ = ["save_all"]
 
 
+_MOST_POINTS = 20_000
+
+
+def _at_most(split: Split, count: int) -> Split:
+    """The split, or as many of its data, evenly over it."""
+    if len(split) <= count:
+        return split
+    chosen = torch.linspace(0, len(split) - 1, count, dtype=torch.float64).round().long()
+    labels = None if split.labels is None else split.labels[chosen]
+    return Split(split.values(chosen), labels)
+
+
 @torch.no_grad()
 def save_all(run: Run) -> list[Path]:
     """Draw what the run's data shape and latent dimension allow, into ``run.figures``."""
@@ -27,7 +40,9 @@ def save_all(run: Run) -> list[Path]:
     device = next(model.parameters()).device
     test = run.dataset.test
     # Evenly over the split: the same number of data, but not all from its beginning.
-    chosen = torch.linspace(0, len(test) - 1, min(16, len(test))).round().long()
+    chosen = (
+        torch.linspace(0, len(test) - 1, min(16, len(test)), dtype=torch.float64).round().long()
+    )
     x = test.values(chosen).to(device)
 
     def generator() -> torch.Generator:
@@ -41,9 +56,11 @@ def save_all(run: Run) -> list[Path]:
         drawings["learning_curves"] = lambda: learning_curves(
             run.metrics, pseudo_likelihood=run.pseudo_likelihood
         )
+    scattered = _at_most(test, _MOST_POINTS)
     drawings["latent_space"] = lambda: latent_scatter(
-        encode_split(model, test, generator())[0].numpy(),
-        None if test.labels is None else test.labels.numpy(),
+        encode_split(model, scattered, generator())[0].numpy(),
+        None if scattered.labels is None else scattered.labels.numpy(),
+        run.dataset.label_names,
     )
     if is_image(model.data_shape):
         drawings["reconstructions"] = lambda: image_pairs(

@@ -1,0 +1,102 @@
+"""The same commands on one's own data: grey and colour pictures, tables; and runs of before."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_cli import call
+
+import flowvae
+
+SMALL = ["--hidden-dims", "16", "--batch-size", "32", "--evaluation-samples", "4", "--epochs", "1"]
+OLD = Path(__file__).parent / "runs" / "version_0.1"
+
+
+def grey(folder: Path) -> tuple[Path, list[str]]:
+    rng = np.random.default_rng(0)
+    for number in range(60):
+        picture = rng.integers(0, 256, (28, 20), dtype=np.uint8)
+        Image.fromarray(picture).save(folder / f"{number}.png")
+    return folder, []
+
+
+def colour(folder: Path) -> tuple[Path, list[str]]:
+    rng = np.random.default_rng(0)
+    for number in range(60):
+        kind = folder / "ab"[number % 2]
+        kind.mkdir(exist_ok=True)
+        picture = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(picture).save(kind / f"{number}.png")
+    return folder, []
+
+
+def table(folder: Path) -> tuple[Path, list[str]]:
+    """27 columns of numbers, two of categories, one of true and false, and a label."""
+    rng = np.random.default_rng(0)
+    with (folder / "table.csv").open("w", newline="") as file:
+        out = csv.writer(file)
+        out.writerow([*(f"x{k}" for k in range(27)), "city", "grade", "member", "kind"])
+        for k in range(120):
+            names = [rng.choice(["Oslo", "Rome", "Lima"]), rng.choice(list("ABCDE"))]
+            truth = ["true", "false"][int(rng.integers(0, 2))]
+            out.writerow([*rng.normal(k % 2, 1, 27), *names, truth, ["p", "q"][k % 2]])
+    return folder / "table.csv", ["--label-column", "kind", "--likelihood", "mixed"]
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"), [(grey, (28, 20)), (colour, (3, 32, 32)), (table, (27 + 3 + 5 + 1,))]
+)
+def test_the_same_commands_work(make, shape, tmp_path, capsys):
+    (tmp_path / "data").mkdir()
+    data, options = make(tmp_path / "data")
+    run = tmp_path / "run"
+    # D = 3: the picture of posteriors, which takes its time, is for D = 2.
+    arguments = ["--data", data, "--out", run, "--latent-dim", 3, "--validation-fraction", 0.2]
+    assert call("train", *arguments, *options, *SMALL, "--quiet") == 0
+    assert flowvae.load(run).data_shape == shape
+    assert call("evaluate", run, "--samples", 3) == 0
+    for command in ("sample", "reconstruct", "encode", "figures"):
+        assert call(command, run) == 0
+    written = {file.name for file in run.iterdir()}
+    suffix = ".csv" if make is table else ".png"
+    assert {f"samples{suffix}", f"reconstructions{suffix}", "latents.npz"} <= written
+    pictures = {file.stem for file in (run / "figures").iterdir()}
+    images = set() if make is table else {"reconstructions", "samples"}
+    assert pictures == {"learning_curves", "latent_space"} | images
+    assert ("label" in np.load(run / "latents.npz")) == (make is not grey)
+    about = json.loads((run / "environment.json").read_text())["data"]
+    assert about["shape"] == list(shape)
+    assert about["validation"] > 0
+    capsys.readouterr()
+    flags = [] if make is not table else options[:2]
+    assert call("data", data, *flags) == 0
+    shown = capsys.readouterr().out
+    assert str(shape) in shown
+    assert f"likelihoods  {'gaussian' if make is table else 'bernoulli'}" in shown
+    assert ("city: categorical, Lima, Oslo, Rome" in shown) == (make is table)
+
+
+def test_runs_of_version_0_1_still_load(tmp_path, monkeypatch):
+    """A run that was written before columns, validation splits and their fields were there."""
+    model = flowvae.load(OLD)
+    assert model.columns is None
+    drawn = model.sample(1, torch.Generator().manual_seed(0))[0, :5]
+    # What that version printed for this draw.
+    expected = [0.5789074, 0.5054608, 0.5312630, 0.4899762, 0.4226471]
+    np.testing.assert_allclose(drawn.detach(), expected, atol=1e-6)
+    monkeypatch.chdir(tmp_path)
+    np.savez("old.npz", x=np.random.default_rng(0).random((40, 6, 5)))
+    opened = flowvae.open_run(OLD, "cpu", data="old.npz")
+    assert opened.config.validation_fraction == 0
+    assert len(opened.dataset.test) == 4
+    config = flowvae.load_config(OLD / "config.yaml", epochs=1, evaluation_samples=3)
+    again = flowvae.train(config, out=tmp_path / "again", finish=False, progress=False)
+    x = opened.dataset.test.values()
+    ours, theirs = (m.posterior(x).base.loc for m in (again.model, opened.model))
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
