@@ -144,6 +144,13 @@ def reliable_pareto_k(samples: int) -> float:
     return 0.7 if samples <= 1 else min(1 - 1 / math.log10(samples), 0.7)
 
 
+def share_above(k: Tensor, samples: int) -> float | None:
+    """Which share of data has a k̂ too large to be believed; none where S is too small for k̂."""
+    if k.isnan().all():
+        return None
+    return (k > reliable_pareto_k(samples)).double().mean().item()
+
+
 def pareto_k(log_weights: Float[Tensor, "S B"]) -> Float[Tensor, " B"]:
     """Shape k̂ of a generalized Pareto distribution fitted to each column's largest weights.
 

@@ -1,0 +1,364 @@
+"""Everything that can be said about how good a model is, each figure with its error."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowvae.data import Dataset
+from flowvae.evaluation.ais import annealed_importance_sampling, bdmc
+from flowvae.evaluation.diagnostics import active_units, mutual_information
+from flowvae.evaluation.estimates import Estimate
+from flowvae.evaluation.gaps import inference_gaps
+from flowvae.evaluation.importance import importance_sampling, reliable_pareto_k, share_above
+from flowvae.evaluation.parts import Arrays, Part, data_digest, in_order, model_digest
+from flowvae.evaluation.quadrature import quadrature
+from flowvae.vae import VAE
+
+__all__ = ["FullEvaluation", "FullSettings", "bits_per_dim", "evaluate_full", "importance_part"]
+
+Advance = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class FullSettings:
+    """How much of everything; counts are of test data, and no more than there are.
+
+    Args:
+        samples: S of importance sampling.
+        count: data for importance sampling; all if not given.
+        quadrature_count: data for quadrature, where D ≤ 2.
+        ais_count: data for annealed importance sampling.
+        ais_chains: C, for each datum.
+        ais_temperatures: T.
+        ais_leapfrog: steps of a trajectory.
+        bdmc_count: data simulated to check annealing from both sides.
+        gap_count: data to whose posterior q is fitted.
+        gap_steps: of the fit.
+        information_count: N for the mutual information and the active units.
+    """
+
+    samples: int = 5000
+    count: int | None = None
+    quadrature_count: int = 1000
+    ais_count: int = 50
+    ais_chains: int = 16
+    ais_temperatures: int = 500
+    ais_leapfrog: int = 10
+    bdmc_count: int = 50
+    gap_count: int = 100
+    gap_steps: int = 500
+    information_count: int = 2000
+
+    def __post_init__(self) -> None:
+        for each in dataclasses.fields(self):
+            value = getattr(self, each.name)
+            if value is not None and value < 1:
+                raise ValueError(f"{each.name}: expected at least 1, got {value}")
+
+
+@dataclass(frozen=True)
+class FullEvaluation:
+    """What :func:`evaluate_full` found: summaries to print, and every datum's values.
+
+    Args:
+        summary: what is written to ``evaluation/full.json``.
+        per_datum: part -> name -> (n,), over the first n data of ``index``.
+        index: the order of the test data.
+    """
+
+    summary: dict[str, Any]
+    per_datum: dict[str, Arrays] = field(repr=False)
+    index: Tensor = field(repr=False)
+
+    def __getitem__(self, name: str) -> Any:
+        return self.summary[name]
+
+
+def importance_part(
+    model: VAE, dataset: Dataset, samples: int, count: int | None = None, block: int = 500
+) -> Part:
+    """Importance sampling of the test data as a part that is kept."""
+    count = min(count or len(dataset.test), len(dataset.test))
+    order = in_order(dataset.test)
+    device = next(model.parameters()).device
+
+    def compute(chosen: slice, generator: torch.Generator) -> Arrays:
+        x = dataset.test.values(order[chosen]).to(device)
+        return importance_sampling(model, x, samples, generator)
+
+    return Part("importance", count, block, samples, {"samples": samples}, compute)
+
+
+def _parts(model: VAE, dataset: Dataset, s: FullSettings) -> list[Part]:
+    test, N = dataset.test, len(dataset.test)
+    order = in_order(test)
+    device = next(model.parameters()).device
+    annealing: dict[str, Any] = {
+        "chains": s.ais_chains,
+        "temperatures": s.ais_temperatures,
+        "leapfrog": s.ais_leapfrog,
+    }
+    chain_cost = 4 * s.ais_chains * s.ais_temperatures * s.ais_leapfrog
+
+    def data(chosen: slice) -> Tensor:
+        return test.values(order[chosen]).to(device)
+
+    def truth(chosen: slice, generator: torch.Generator) -> Arrays:
+        del generator  # it draws nothing that matters
+        found = quadrature(model, data(chosen))
+        arrays = {"log_prob": found.log_prob, "error": found.error}
+        if found.kl is not None and found.kl_error is not None:
+            arrays |= {"kl": found.kl, "kl_error": found.kl_error}
+        return arrays
+
+    def anneal(chosen: slice, generator: torch.Generator) -> Arrays:
+        found = annealed_importance_sampling(model, data(chosen), generator=generator, **annealing)
+        return asdict(found)
+
+    def sandwich(chosen: slice, generator: torch.Generator) -> Arrays:
+        size = chosen.stop - chosen.start
+        return asdict(bdmc(model, size, seed=generator.initial_seed(), **annealing))
+
+    def gaps(chosen: slice, generator: torch.Generator) -> Arrays:
+        return inference_gaps(model, data(chosen), steps=s.gap_steps, generator=generator)
+
+    def information(chosen: slice, generator: torch.Generator) -> Arrays:
+        x = data(chosen)
+        _, variance = active_units(model, x, generator=generator)
+        arrays = {"unit_variance": variance[None]}
+        try:
+            found = mutual_information(model, x, generator=generator)
+        except NotImplementedError:  # no density at given z
+            return arrays
+        for name in ("kl", "mutual_information", "marginal_kl"):
+            value = getattr(found, name)
+            arrays[name] = torch.tensor([[value.mean, value.standard_error]], dtype=torch.float64)
+        return arrays
+
+    parts = [importance_part(model, dataset, s.samples, s.count)]
+    if model.latent_dim <= 2:
+        parts.append(Part("quadrature", min(s.quadrature_count, N), 100, 1.2e4, {}, truth))
+    parts += [
+        Part("ais", min(s.ais_count, N), 10, chain_cost, annealing, anneal),
+        Part("bdmc", s.bdmc_count, 10, 2 * chain_cost, annealing, sandwich),
+        Part("gaps", min(s.gap_count, N), 50, 3 * 16 * s.gap_steps, {"steps": s.gap_steps}, gaps),
+    ]
+    n = min(s.information_count, N)
+    if n > 1:
+        parts.append(Part("information", n, n, 100, {}, information))
+    return parts
+
+
+def evaluate_full(
+    model: VAE,
+    dataset: Dataset,
+    folder: Path,
+    settings: FullSettings,
+    *,
+    seed: int = 0,
+    bar: Callable[[float], Any] | None = None,
+) -> FullEvaluation:
+    """Compute all parts, or read those that are in ``folder`` already.
+
+    Args:
+        model: the model; it is put in evaluation mode.
+        dataset: whose test split is used.
+        folder: where the parts are kept.
+        settings: how much of everything.
+        seed: of all draws.
+        bar: given the total cost, a context that gives the function to report what is done.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    about = {"model": model_digest(model), "data": data_digest(dataset.test)}
+    parts = _parts(model, dataset, settings)
+    found: dict[str, Arrays] = {}
+
+    def compute(advance: Advance) -> None:
+        for part in parts:
+            found[part.name] = part.find(folder, about, seed, device, advance)
+
+    if bar is None:
+        compute(lambda cost: None)  # noqa: ARG005
+    else:
+        with bar(sum(part.total for part in parts)) as advance:
+            compute(advance)
+    summary = _summary(model, dataset, settings, seed, about, found)
+    return FullEvaluation(summary, found, in_order(dataset.test))
+
+
+# ---------------------------------------------------------------- summaries
+
+
+def is_pseudo_likelihood(model: VAE, dataset: Dataset) -> bool:
+    """Whether log p(x|z) is no density on this data: grey pixels under a Bernoulli likelihood."""
+    return getattr(model.likelihood, "pseudo_on_grey", True) and dataset.pseudo_likelihood
+
+
+def bits_per_dim(model: VAE, dataset: Dataset) -> tuple[float | None, str]:
+    """What to multiply nats by for bits per dimension, and why that is meaningful or not.
+
+    -1 / (P ln 2) where x takes countably many values, so that log p(x) is a probability's: binary
+    pixels under a Bernoulli likelihood, 8-bit pixels under a likelihood of 8-bit values.
+
+    Examples:
+        >>> import flowvae
+        >>> from flowvae.data import load_dataset
+        >>> model = flowvae.build_vae(flowvae.preset("original"), data_shape=(28, 28))
+        >>> bits_per_dim(model, load_dataset("mnist"))
+        (None, 'grey pixels: a pseudo-likelihood has no bits')
+        >>> bits_per_dim(model, load_dataset("mnist", "threshold"))[1]
+        'binary pixels'
+    """
+    factor = -1 / (model.data_dim * math.log(2))
+    if is_pseudo_likelihood(model, dataset):
+        return None, "grey pixels: a pseudo-likelihood has no bits"
+    if getattr(getattr(model.likelihood, "support", None), "name", None) == "eight_bit":
+        return factor, "8-bit values"
+    if type(model.likelihood).__name__ == "Bernoulli":
+        return factor, "binary pixels"
+    return None, "log p(x) is a density, whose bits depend on the data's unit"
+
+
+def _pair(values: Tensor) -> dict[str, float | None]:
+    estimate = Estimate.of(values)
+    error = estimate.standard_error
+    return {
+        "mean": estimate.mean,
+        "standard_error": error if math.isfinite(error) else None,
+    }
+
+
+def _root_mean(errors: Tensor) -> float | None:
+    """The Monte Carlo error of a mean, from those of its parts."""
+    value = errors.double().square().sum().sqrt().item() / len(errors)
+    return value if math.isfinite(value) else None
+
+
+def _summary(
+    model: VAE,
+    dataset: Dataset,
+    settings: FullSettings,
+    seed: int,
+    about: dict[str, str],
+    found: dict[str, Arrays],
+) -> dict[str, Any]:
+    sampled = found["importance"]
+    factor, reason = bits_per_dim(model, dataset)
+    limit = reliable_pareto_k(settings.samples)
+    tail = sampled["pareto_k"]
+    terms = ("elbo", "log_likelihood", "kl", "log_prior", "log_base", "ladj", "iw_bound")
+    summary: dict[str, Any] = {
+        "data": dataset.name,
+        "binarization": dataset.binarization,
+        "split": "test",
+        "pseudo_likelihood": is_pseudo_likelihood(model, dataset),
+        "unit": "nats per datum, mean and standard error over the data",
+        "bits_per_dim": {"factor": factor, "because": reason},
+        "settings": asdict(settings),
+        "seed": seed,
+        "digests": about,
+        "importance": {
+            "count": len(tail),
+            "samples": settings.samples,
+            **{name: _pair(sampled[name]) for name in terms},
+            "elbo_monte_carlo_error": _root_mean(sampled["elbo_error"]),
+            "iw_bound_monte_carlo_error": _root_mean(sampled["iw_error"]),
+            "median_ess": sampled["ess"].median().item(),
+            "pareto_k_limit": limit,
+            "share_above_limit": share_above(tail, settings.samples),
+        },
+    }
+    summary["checks"] = _checks(found)
+    if "quadrature" in found:
+        exact = found["quadrature"]
+        summary["quadrature"] = {
+            "count": len(exact["log_prob"]),
+            "log_prob": _pair(exact["log_prob"]),
+            "largest_error": exact["error"].max().item(),
+        }
+        if "kl" in exact:
+            summary["quadrature"]["kl_to_true_posterior"] = _pair(exact["kl"])
+    annealed, sides = found["ais"], found["bdmc"]
+    summary["ais"] = {
+        "count": len(annealed["log_prob"]),
+        "log_prob": _pair(annealed["log_prob"]),
+        "monte_carlo_error": _root_mean(annealed["standard_error"]),
+        "acceptance": annealed["acceptance"].mean().item(),
+        "median_ess": annealed["ess"].median().item(),
+    }
+    summary["bdmc"] = {
+        "count": len(sides["lower"]),
+        "lower": _pair(sides["lower"]),
+        "upper": _pair(sides["upper"]),
+        "gap": _pair(sides["upper"] - sides["lower"]),
+    }
+    summary["gaps"] = _gaps(found)
+    if "information" in found:
+        summary["information"] = _information(found["information"], settings, dataset)
+    return summary
+
+
+def _checks(found: dict[str, Arrays]) -> dict[str, Any]:
+    """Two methods on the same data: mean paired differences."""
+    estimates = {"importance": found["importance"]["iw_bound"], "ais": found["ais"]["log_prob"]}
+    if "quadrature" in found:
+        estimates["quadrature"] = found["quadrature"]["log_prob"]
+    names, checks = list(estimates), {}
+    for i, first in enumerate(names):
+        for second in names[i + 1 :]:
+            n = min(len(estimates[first]), len(estimates[second]))
+            difference = estimates[first][:n] - estimates[second][:n]
+            checks[f"{first} - {second}"] = {"count": n, **_pair(difference)}
+    exact = found.get("quadrature", {})
+    if "kl" in exact:
+        n = min(len(exact["kl"]), len(found["importance"]["elbo"]))
+        rest = found["importance"]["elbo"][:n] + exact["kl"][:n] - exact["log_prob"][:n]
+        checks["elbo + kl - quadrature"] = {"count": n, **_pair(rest)}
+    return checks
+
+
+def _gaps(found: dict[str, Arrays]) -> dict[str, Any]:
+    """The split of the gap, with the best log p(x) there is for each datum."""
+    gaps = found["gaps"]
+    n = len(gaps["elbo"])
+    best, by = gaps["log_prob"].clone(), "importance sampling, the best of q and fitted q"
+    sampled = found["importance"]["iw_bound"][:n]
+    best[: len(sampled)] = torch.maximum(best[: len(sampled)], sampled)
+    if "quadrature" in found:
+        exact = found["quadrature"]["log_prob"][:n]
+        best[: len(exact)] = exact
+        by = "quadrature" if len(exact) == n else f"quadrature for {len(exact)}, else {by}"
+    return {
+        "count": n,
+        "log_prob_by": by,
+        "log_prob": _pair(best),
+        "elbo": _pair(gaps["elbo"]),
+        "inference_gap": _pair(best - gaps["elbo"]),
+        "approximation_gap": _pair(best - gaps["fitted_elbo"]),
+        "amortization_gap": _pair(gaps["fitted_elbo"] - gaps["elbo"]),
+    }
+
+
+def _information(arrays: Arrays, settings: FullSettings, dataset: Dataset) -> dict[str, Any]:
+    n = min(settings.information_count, len(dataset.test))
+    variance = arrays["unit_variance"][0]
+    summary: dict[str, Any] = {
+        "count": n,
+        "active_units": int((variance > 0.01).sum()),
+        "unit_variance": variance.tolist(),
+        "largest_mutual_information": math.log(n),
+    }
+    for name in ("kl", "mutual_information", "marginal_kl"):
+        if name in arrays:
+            mean, error = arrays[name][0].tolist()
+            summary[name] = {"mean": mean, "standard_error": error}
+    return summary
