@@ -20,6 +20,7 @@ from flowvae.runs import Run
 
 SMALL = {
     "samples": 60,
+    "mixture_count": 25,
     "quadrature_count": 20,
     "ais_count": 12,
     "ais_chains": 4,
@@ -63,6 +64,8 @@ def test_full_evaluation_writes_all_it_found(binary_runs, capsys):
     assert "pseudo" not in shown
     assert found["pseudo_likelihood"] is False
     assert found["quadrature"]["count"] == 20
+    assert found["mixture"]["count"] == 25
+    assert abs(found["checks"]["mixture - quadrature"]["mean"]) < 0.5
     assert found["importance"]["count"] == 60
     assert abs(found["checks"]["importance - quadrature"]["mean"]) < 0.5
     rest = found["checks"]["elbo + kl - quadrature"]

@@ -72,6 +72,7 @@ _seed = click.option("--seed", type=click.IntRange(0), default=0, help="Of the d
 # torch to be asked.
 FULL = {
     "count": "Test data for importance sampling.  [all]",
+    "mixture_count": "Test data for importance sampling that looks beyond q.  [1000]",
     "quadrature_count": "Test data for quadrature, D <= 2.  [1000]",
     "ais_count": "Test data for annealed importance sampling.  [50]",
     "ais_chains": "Chains per datum.  [16]",

@@ -21,6 +21,7 @@ from flowvae.evaluation.gaps import fit_posterior, inference_gaps
 from flowvae.evaluation.grid import grid_log_joint, grid_log_prob, uniform_grid
 from flowvae.evaluation.importance import importance_sampling, pareto_k, reliable_pareto_k
 from flowvae.evaluation.markdown import full_markdown, on_screen
+from flowvae.evaluation.mixture import mixture_importance_sampling
 from flowvae.evaluation.parts import data_digest, model_digest
 from flowvae.evaluation.quadrature import Quadrature, quadrature
 
@@ -51,6 +52,7 @@ __all__ = [
     "importance_part",
     "importance_sampling",
     "inference_gaps",
+    "mixture_importance_sampling",
     "model_digest",
     "mutual_information",
     "on_screen",

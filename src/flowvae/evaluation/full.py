@@ -18,6 +18,7 @@ from flowvae.evaluation.diagnostics import active_units, mutual_information
 from flowvae.evaluation.estimates import Estimate
 from flowvae.evaluation.gaps import inference_gaps
 from flowvae.evaluation.importance import importance_sampling, reliable_pareto_k, share_above
+from flowvae.evaluation.mixture import mixture_importance_sampling
 from flowvae.evaluation.parts import Arrays, Part, data_digest, in_order, model_digest
 from flowvae.evaluation.quadrature import quadrature
 from flowvae.vae import VAE
@@ -34,6 +35,7 @@ class FullSettings:
     Args:
         samples: S of importance sampling.
         count: data for importance sampling; all if not given.
+        mixture_count: data for importance sampling from a mixture with the prior's best draws.
         quadrature_count: data for quadrature, where D ≤ 2.
         ais_count: data for annealed importance sampling.
         ais_chains: C, for each datum.
@@ -47,6 +49,7 @@ class FullSettings:
 
     samples: int = 5000
     count: int | None = None
+    mixture_count: int = 1000
     quadrature_count: int = 1000
     ais_count: int = 50
     ais_chains: int = 16
@@ -97,45 +100,54 @@ def importance_part(
     return Part("importance", count, block, samples, {"samples": samples}, compute)
 
 
-def _parts(model: VAE, dataset: Dataset, s: FullSettings) -> list[Part]:
-    test, N = dataset.test, len(dataset.test)
-    order = in_order(test)
-    device = next(model.parameters()).device
-    annealing: dict[str, Any] = {
-        "chains": s.ais_chains,
-        "temperatures": s.ais_temperatures,
-        "leapfrog": s.ais_leapfrog,
-    }
-    chain_cost = 4 * s.ais_chains * s.ais_temperatures * s.ais_leapfrog
+class _Estimates:
+    """What each part computes for a block of data."""
 
-    def data(chosen: slice) -> Tensor:
-        return test.values(order[chosen]).to(device)
+    def __init__(self, model: VAE, dataset: Dataset, settings: FullSettings) -> None:
+        self.model, self.test, self.settings = model, dataset.test, settings
+        self.order = in_order(dataset.test)
+        self.device = next(model.parameters()).device
+        self.annealing: dict[str, Any] = {
+            "chains": settings.ais_chains,
+            "temperatures": settings.ais_temperatures,
+            "leapfrog": settings.ais_leapfrog,
+        }
 
-    def truth(chosen: slice, generator: torch.Generator) -> Arrays:
+    def data(self, chosen: slice) -> Tensor:
+        return self.test.values(self.order[chosen]).to(self.device)
+
+    def mixture(self, chosen: slice, generator: torch.Generator) -> Arrays:
+        samples = self.settings.samples
+        return mixture_importance_sampling(self.model, self.data(chosen), samples, generator)
+
+    def quadrature(self, chosen: slice, generator: torch.Generator) -> Arrays:
         del generator  # it draws nothing that matters
-        found = quadrature(model, data(chosen))
+        found = quadrature(self.model, self.data(chosen))
         arrays = {"log_prob": found.log_prob, "error": found.error}
         if found.kl is not None and found.kl_error is not None:
             arrays |= {"kl": found.kl, "kl_error": found.kl_error}
         return arrays
 
-    def anneal(chosen: slice, generator: torch.Generator) -> Arrays:
-        found = annealed_importance_sampling(model, data(chosen), generator=generator, **annealing)
-        return asdict(found)
+    def ais(self, chosen: slice, generator: torch.Generator) -> Arrays:
+        x = self.data(chosen)
+        return asdict(
+            annealed_importance_sampling(self.model, x, generator=generator, **self.annealing)
+        )
 
-    def sandwich(chosen: slice, generator: torch.Generator) -> Arrays:
-        size = chosen.stop - chosen.start
-        return asdict(bdmc(model, size, seed=generator.initial_seed(), **annealing))
+    def bdmc(self, chosen: slice, generator: torch.Generator) -> Arrays:
+        size, seed = chosen.stop - chosen.start, generator.initial_seed()
+        return asdict(bdmc(self.model, size, seed=seed, **self.annealing))
 
-    def gaps(chosen: slice, generator: torch.Generator) -> Arrays:
-        return inference_gaps(model, data(chosen), steps=s.gap_steps, generator=generator)
+    def gaps(self, chosen: slice, generator: torch.Generator) -> Arrays:
+        steps = self.settings.gap_steps
+        return inference_gaps(self.model, self.data(chosen), steps=steps, generator=generator)
 
-    def information(chosen: slice, generator: torch.Generator) -> Arrays:
-        x = data(chosen)
-        _, variance = active_units(model, x, generator=generator)
+    def information(self, chosen: slice, generator: torch.Generator) -> Arrays:
+        x = self.data(chosen)
+        _, variance = active_units(self.model, x, generator=generator)
         arrays = {"unit_variance": variance[None]}
         try:
-            found = mutual_information(model, x, generator=generator)
+            found = mutual_information(self.model, x, generator=generator)
         except NotImplementedError:  # no density at given z
             return arrays
         for name in ("kl", "mutual_information", "marginal_kl"):
@@ -143,18 +155,39 @@ def _parts(model: VAE, dataset: Dataset, s: FullSettings) -> list[Part]:
             arrays[name] = torch.tensor([[value.mean, value.standard_error]], dtype=torch.float64)
         return arrays
 
-    parts = [importance_part(model, dataset, s.samples, s.count)]
-    if model.latent_dim <= 2:
-        parts.append(Part("quadrature", min(s.quadrature_count, N), 100, 1.2e4, {}, truth))
-    parts += [
-        Part("ais", min(s.ais_count, N), 10, chain_cost, annealing, anneal),
-        Part("bdmc", s.bdmc_count, 10, 2 * chain_cost, annealing, sandwich),
-        Part("gaps", min(s.gap_count, N), 50, 3 * 16 * s.gap_steps, {"steps": s.gap_steps}, gaps),
-    ]
+
+def _parts(model: VAE, dataset: Dataset, s: FullSettings) -> list[Part]:
+    """All parts; the cost of one datum in passes through the decoder, backward ones twice."""
+    N, of = len(dataset.test), _Estimates(model, dataset, s)
+    drawn = {"samples": s.samples}
+    chain = 4 * s.ais_chains * s.ais_temperatures * s.ais_leapfrog
+    fit = 3 * 16 * s.gap_steps
     n = min(s.information_count, N)
+    parts = [importance_part(model, dataset, s.samples, s.count)]
+    if s.samples >= 4 and _has_density(model):
+        parts.append(Part("mixture", min(s.mixture_count, N), 200, s.samples, drawn, of.mixture))
+    if model.latent_dim <= 2:
+        parts.append(Part("quadrature", min(s.quadrature_count, N), 100, 12_000, {}, of.quadrature))
+    parts += [
+        Part("ais", min(s.ais_count, N), 10, chain, of.annealing, of.ais),
+        Part("bdmc", s.bdmc_count, 10, 2 * chain, of.annealing, of.bdmc),
+        Part("gaps", min(s.gap_count, N), 50, fit, {"steps": s.gap_steps}, of.gaps),
+    ]
     if n > 1:
-        parts.append(Part("information", n, n, 100, {}, information))
+        parts.append(Part("information", n, n, 100, {}, of.information))
     return parts
+
+
+@torch.no_grad()
+def _has_density(model: VAE) -> bool:
+    """Whether q(z|x) has log_prob at given z."""
+    parameter = next(model.parameters())
+    q = model.posterior(parameter.new_zeros(1, model.data_dim))
+    try:
+        q.log_prob(parameter.new_zeros(1, model.latent_dim))
+    except NotImplementedError:
+        return False
+    return True
 
 
 def evaluate_full(
@@ -278,6 +311,15 @@ def _summary(
         },
     }
     summary["checks"] = _checks(found)
+    if "mixture" in found:
+        mixed = found["mixture"]
+        summary["mixture"] = {
+            "count": len(mixed["bound"]),
+            "bound": _pair(mixed["bound"]),
+            "monte_carlo_error": _root_mean(mixed["error"]),
+            "median_ess": mixed["ess"].median().item(),
+            "share_above_limit": share_above(mixed["pareto_k"], settings.samples),
+        }
     if "quadrature" in found:
         exact = found["quadrature"]
         summary["quadrature"] = {
@@ -310,6 +352,8 @@ def _summary(
 def _checks(found: dict[str, Arrays]) -> dict[str, Any]:
     """Two methods on the same data: mean paired differences."""
     estimates = {"importance": found["importance"]["iw_bound"], "ais": found["ais"]["log_prob"]}
+    if "mixture" in found:
+        estimates["mixture"] = found["mixture"]["bound"]
     if "quadrature" in found:
         estimates["quadrature"] = found["quadrature"]["log_prob"]
     names, checks = list(estimates), {}
@@ -330,9 +374,11 @@ def _gaps(found: dict[str, Arrays]) -> dict[str, Any]:
     """The split of the gap, with the best log p(x) there is for each datum."""
     gaps = found["gaps"]
     n = len(gaps["elbo"])
-    best, by = gaps["log_prob"].clone(), "importance sampling, the best of q and fitted q"
-    sampled = found["importance"]["iw_bound"][:n]
-    best[: len(sampled)] = torch.maximum(best[: len(sampled)], sampled)
+    best, by = gaps["log_prob"].clone(), "importance sampling, the best of all proposals"
+    for sampled in (found["importance"]["iw_bound"], found.get("mixture", {}).get("bound")):
+        if sampled is not None:
+            m = min(n, len(sampled))
+            best[:m] = torch.maximum(best[:m], sampled[:m])
     if "quadrature" in found:
         exact = found["quadrature"]["log_prob"][:n]
         best[: len(exact)] = exact

@@ -69,6 +69,11 @@ def full_markdown(summary: dict[str, Any], title: str) -> str:
             f"for {share(sampled['share_above_limit'])}",
         ),
     ]
+    if mixed := summary.get("mixture"):
+        label = f"{name}log p(x), {S:,} from a mixture"
+        note = f"median ESS {mixed['median_ess']:.0f}; k̂ too large for "
+        note += share(mixed["share_above_limit"])
+        rows.append(row(label, mixed["bound"], mixed["count"], note))
     if exact := summary.get("quadrature"):
         note = f"to {exact['largest_error']:.1e}"
         rows.append(row(f"{name}log p(x), quadrature", exact["log_prob"], exact["count"], note))
@@ -84,7 +89,8 @@ def full_markdown(summary: dict[str, Any], title: str) -> str:
         f"Bits per dimension: {summary['bits_per_dim']['because']}.",
         "## Do the methods agree?",
         "Mean differences on the same data. Importance sampling is too low where its weights have "
-        "a heavy tail (large k̂), and where q missed a mode altogether: of that no weight tells.",
+        "a heavy tail (large k̂), and where q missed a mode altogether: of that no weight tells. "
+        "The mixture draws a quarter of its samples around the prior's best draws.",
         table(
             ["", "nats", "data"],
             [

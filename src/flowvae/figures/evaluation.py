@@ -56,6 +56,8 @@ def _methods(panel: Axes, evaluation: FullEvaluation) -> None:
         "importance": found["importance"]["iw_bound"],
         "annealing": found["ais"]["log_prob"],
     }
+    if "mixture" in found:
+        columns["mixture"] = found["mixture"]["bound"]
     if "quadrature" in found:
         columns["quadrature"] = found["quadrature"]["log_prob"]
     n = min(map(len, columns.values()))
