@@ -6,15 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
 from flowvae.errors import UserError
-from flowvae.evaluation.estimates import Estimate
-from flowvae.evaluation.full import bits_per_dim, is_pseudo_likelihood
 from flowvae.evaluation.importance import reliable_pareto_k, share_above
 from flowvae.evaluation.markdown import PSEUDO, plus_minus, share, table
 from flowvae.evaluation.parts import Arrays, data_digest
+from flowvae.evaluation.summary import bits_per_dim, is_pseudo_likelihood, pair
 
 if TYPE_CHECKING:
     from flowvae.runs import Run
@@ -140,13 +136,13 @@ def compare_values(runs: Sequence[Run], values: Sequence[Arrays], samples: int) 
                 "latent_dim": config.latent_dim,
                 "num_flows": config.num_flows,
                 "seed": config.seed,
-                **{each: _pair(found[each]) for each in _COMPARED},
+                **{each: pair(found[each]) for each in _COMPARED},
                 "iw_bound_bits_per_dim": None
                 if factor is None
                 else factor * found["iw_bound"].mean().item(),
                 "share_above_limit": share_above(found["pareto_k"], samples),
                 "difference": {
-                    each: _pair(found[each] - values[0][each]) for each in ("elbo", "iw_bound")
+                    each: pair(found[each] - values[0][each]) for each in ("elbo", "iw_bound")
                 },
             }
         )
@@ -164,12 +160,6 @@ def compare_values(runs: Sequence[Run], values: Sequence[Arrays], samples: int) 
         "runs": rows,
     }
     return Comparison(summary, list(values))
-
-
-def _pair(values: Tensor) -> dict[str, float | None]:
-    estimate = Estimate.of(values)
-    finite = bool(torch.tensor(estimate.standard_error).isfinite())
-    return {"mean": estimate.mean, "standard_error": estimate.standard_error if finite else None}
 
 
 def _names(runs: Sequence[Run]) -> list[str]:

@@ -233,8 +233,8 @@ def _refine(
     B, D = len(seen), len(grid.low)
     index, cells = _first_cells(grid, seen, drawn)
     # log ∫ f and the mean value, on the level before; a value is not known on the coarse grid.
-    first = seen.double().logsumexp(1) + grid.width.double().log().sum()
-    last = torch.stack([first, torch.full_like(first, start)]).cpu()
+    first = seen.cpu().double().logsumexp(1) + grid.width.cpu().double().log().sum()
+    last = torch.stack([first, torch.full_like(first, start)])
     result = torch.full((4, B), math.nan, dtype=torch.float64)  # log ∫ f, difference, mean, points
     result[3] = 0
     kept: list[tuple[Tensor, Tensor, float]] = [(cells[:0], seen[0, :0], 0.0)] * (B if keep else 0)
@@ -244,7 +244,7 @@ def _refine(
         index = index.repeat_interleave(len(corners))
         cells = (2 * cells[:, None] + corners).flatten(0, 1)
         log_f, value = integrand(grid.centres(cells), index)
-        log_volume = grid.width.double().log().sum().item()
+        log_volume = grid.width.cpu().double().log().sum().item()
         peak, log_total, mean, spread, count = _sums(log_f, value, index, B)
         log_total = log_total + log_volume
         now = torch.stack([log_total, mean]).cpu()
