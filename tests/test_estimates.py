@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import pytest
 import torch
@@ -236,6 +237,18 @@ def test_the_noise_behind_a_draw():
     eps = torch.randn(7, 4, 3, generator=seeded(3), dtype=torch.float64)
     for got, wanted in zip(q.at_noise(eps), q.rsample_terms((7,), seeded(3)), strict=True):
         torch.testing.assert_close(got, wanted)
+
+
+def test_what_does_not_settle_is_given_with_its_error(monkeypatch):
+    from flowvae.evaluation import quadrature as function
+
+    module = sys.modules[function.__module__]
+    monkeypatch.setattr(module, "_MOST_CELLS", 100)
+    truth = LinearGaussian(D=2, P=4, sigma=0.02)
+    x = truth.data(3)
+    found = quadrature(truth.model(), x, tolerance=1e-12)
+    assert (found.error > 1e-12).all()
+    assert ((found.log_prob - truth.marginal.log_prob(x)).abs() < found.error + 1e-6).all()
 
 
 def test_quadrature_refuses_what_it_cannot():

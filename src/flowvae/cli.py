@@ -205,6 +205,8 @@ def _evaluate_full(
     except KeyboardInterrupt:
         click.echo(f"\nInterrupted. Finished parts are kept in {run / 'evaluation'}", err=True)
         raise
+    except ArithmeticError as error:
+        raise UserError(f"evaluate: {error}") from None
     if as_json:
         click.echo(json.dumps(found.summary, indent=2))
         return
