@@ -144,7 +144,7 @@ def _aggregate(panel: Axes, model: VAE, z: Tensor) -> None:
                 path[:, 0] = np.clip(path[:, 0], *((-9, place) if side < 0 else (place, 99)))
                 body.set(facecolor=color, alpha=0.7)
     panel.set_xticks(range(len(order)), [f"z$_{{{d + 1}}}$" for d in order])
-    panel.set_title("Aggregate posterior (left, blue) beside the prior (right, orange)")
+    panel.set_title("Aggregate posterior (left, blue)\nbeside the prior (right, orange)")
 
 
 def _aggregate_plane(panel: Axes, model: VAE, z: Tensor) -> None:
