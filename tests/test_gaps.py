@@ -28,23 +28,23 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 @pytest.mark.parametrize(("start", "T"), [("prior", 150), ("posterior", 40)])
 def test_annealing_covers_the_truth_at_its_rate(start, T):
-    """200 repetitions on one datum: the score's mean square is 1, its mean 0."""
+    """120 repetitions on one datum: the score's mean square is 1, its mean 0."""
     truth = LinearGaussian(D=3, P=5, sigma=0.5, diagonal=False)
     model = truth.model(shift=0.3, widen=1.3)
     x = truth.data(1)
     found = annealed_importance_sampling(
-        model, x.expand(200, -1), chains=40, temperatures=T, leapfrog=5, start=start,
+        model, x.expand(120, -1), chains=40, temperatures=T, leapfrog=5, start=start,
         generator=seeded(),
     )  # fmt: skip
     score = (found.log_prob - truth.marginal.log_prob(x)) / found.standard_error
     assert found.standard_error.max() < 0.35
     covered = (score.abs() < 2).double().mean().item()
-    assert covered == pytest.approx(0.954, abs=4 * math.sqrt(0.954 * 0.046 / 200))
+    assert covered == pytest.approx(0.954, abs=4 * math.sqrt(0.954 * 0.046 / 120))
     covered = (score.abs() < 1).double().mean().item()
-    assert covered == pytest.approx(0.683, abs=4 * math.sqrt(0.683 * 0.317 / 200))
+    assert covered == pytest.approx(0.683, abs=4 * math.sqrt(0.683 * 0.317 / 120))
     # The mean weight itself is unbiased: steps do not follow the chains they move.
     weight = (found.log_prob - truth.marginal.log_prob(x)).exp()
-    assert abs(weight.mean().item() - 1) < 4 * weight.std().item() / math.sqrt(200)
+    assert abs(weight.mean().item() - 1) < 4 * weight.std().item() / math.sqrt(120)
     assert (found.acceptance - 0.65).abs().max() < 0.25
 
 
@@ -83,8 +83,8 @@ def test_bounds_from_both_sides_bracket_the_truth():
         slack = side * (log_p - bound)
         error = slack.std() / math.sqrt(200)
         assert slack.mean() > 2 * error, "a loose bound lies on its own side"
-    long = bdmc(model, 50, chains=16, temperatures=300, leapfrog=5)
-    assert abs(long.gap.mean) < 0.1
+    long = bdmc(model, 30, chains=16, temperatures=200, leapfrog=5)
+    assert abs(long.gap.mean) < 0.15
     assert long.gap.mean + 4 * long.gap.standard_error > 0
 
 
@@ -144,10 +144,10 @@ def test_a_head_without_one_linear_layer_is_fitted_through_its_features():
     model = flowvae.build_vae(config, (4, 3)).eval()
     x = (torch.rand(6, 12, generator=seeded()) > 0.5).float()
     before = [parameter.clone() for parameter in model.parameters()]
-    direct = inference_gaps(model, x, steps=300, generator=seeded())
+    direct = inference_gaps(model, x, steps=150, generator=seeded())
     head = model.posterior_head
     head.heads = torch.nn.Sequential(head.heads)
-    features = inference_gaps(model, x, steps=300, generator=seeded())
+    features = inference_gaps(model, x, steps=150, generator=seeded())
     assert (direct["fitted_elbo"] > direct["elbo"]).all()
     torch.testing.assert_close(features["fitted_elbo"], direct["fitted_elbo"], atol=0.1, rtol=0)
     for parameter, old in zip(model.parameters(), before, strict=True):

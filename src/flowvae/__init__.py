@@ -9,7 +9,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flowvae.api import draw_figures, encode, evaluate, reconstruct, sample, train
+    from flowvae.api import (
+        compare,
+        draw_figures,
+        encode,
+        evaluate,
+        evaluate_full,
+        reconstruct,
+        sample,
+        train,
+    )
     from flowvae.config import PRESETS, Config, load_config, preset
     from flowvae.errors import TrainingError, UserError
     from flowvae.estimator import FlowVAE
@@ -28,9 +37,11 @@ __all__ = [
     "TrainingError",
     "UserError",
     "build_vae",
+    "compare",
     "draw_figures",
     "encode",
     "evaluate",
+    "evaluate_full",
     "load",
     "load_config",
     "open_run",
@@ -42,7 +53,11 @@ __all__ = [
 
 _HOME = {
     **dict.fromkeys(
-        ["draw_figures", "encode", "evaluate", "reconstruct", "sample", "train"], "flowvae.api"
+        [
+            *("compare", "draw_figures", "encode", "evaluate", "evaluate_full"),
+            *("reconstruct", "sample", "train"),
+        ],
+        "flowvae.api",
     ),
     **dict.fromkeys(["PRESETS", "Config", "load_config", "preset"], "flowvae.config"),
     **dict.fromkeys(["TrainingError", "UserError"], "flowvae.errors"),
@@ -52,7 +67,7 @@ _HOME = {
 }
 
 
-_ROOMS = {"data", "distributions", "evaluation", "figures", "flows", "training"}
+_ROOMS = {"data", "distributions", "evaluation", "figures", "flows", "objectives", "training"}
 
 
 def __getattr__(name: str) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from datetime import datetime
 from pathlib import Path
@@ -15,22 +14,37 @@ from flowvae.config import Config, resolve_config
 from flowvae.data import Dataset, Split, binarize, decode_table
 from flowvae.data.load import load_configured
 from flowvae.device import choose_device
-from flowvae.errors import TrainingError, UserError
-from flowvae.evaluation import Evaluation, encode_split, evaluate_model
-from flowvae.files import replacing, write_csv
+from flowvae.errors import UserError
+from flowvae.evaluation import (
+    Comparison,
+    Evaluation,
+    FullEvaluation,
+    FullSettings,
+    check_comparable,
+    compare_values,
+    data_digest,
+    encode_split,
+    evaluate_model,
+    full_markdown,
+    importance_part,
+    model_digest,
+)
+from flowvae.evaluation import evaluate_full as run_full_evaluation
+from flowvae.files import replacing, write_csv, write_json, write_text
+from flowvae.fit import fit
 from flowvae.likelihoods.support import check_support, fitting_likelihoods
 from flowvae.objectives import build_objective
 from flowvae.progress import Progress
 from flowvae.runs import Run, new_run_folder, open_run
-from flowvae.training import Trainer
-from flowvae.training.events import EventWriter
-from flowvae.vae import VAE, build_vae
+from flowvae.vae import build_vae
 
 __all__ = [
+    "compare",
     "describe_data",
     "draw_figures",
     "encode",
     "evaluate",
+    "evaluate_full",
     "reconstruct",
     "sample",
     "train",
@@ -109,7 +123,7 @@ def train(
         run.save_config()
         run.save_environment(status="training", **about)
         with show:
-            _fit(run, dataset, show, durations)
+            fit(run, dataset, show, durations)
         if finish:
             run.save_environment(status="evaluating", durations=durations, **about)
             durations["evaluation"] = _timed(lambda: evaluate(run, progress=progress))
@@ -121,75 +135,6 @@ def train(
         raise
     run.save_environment(status="finished", durations=durations, **about)
     return run
-
-
-def _fit(run: Run, dataset: Dataset, show: Progress, durations: dict[str, float]) -> None:
-    """Train for the run's epochs; after each one, all files on disk are up to date."""
-    config, device = run.config, next(run.model.parameters()).device
-    trainer, best = Trainer(run.model, dataset, config), _Best(config.patience)
-    splits = {"test": dataset.test.to(device)}
-    if dataset.validation is not None:
-        splits["validation"] = dataset.validation.to(device)
-    rows: list[dict[str, float]] = []
-    start = time.perf_counter()
-    try:
-        with EventWriter(run.path) as events:
-            for epoch in range(1, config.epochs + 1):
-                epoch_start = time.perf_counter()
-                try:
-                    for _ in trainer.steps():
-                        show.step(epoch, trainer.means)
-                except TrainingError as error:
-                    kept = "the epoch before" if rows else "no model"
-                    raise TrainingError(f"{error}; {run.path} keeps {kept}") from None
-                row = {"epoch": float(epoch)}
-                row |= {f"train_{name}": value for name, value in trainer.means.read().items()}
-                seconds = time.perf_counter() - epoch_start
-                for name, split in splits.items():
-                    terms = evaluate_model(run.model, split, 1, seed=config.seed).terms
-                    row |= {f"{name}_{k}": v.mean for k, v in terms.items() if k != "iw_bound"}
-                row["skipped_steps"] = float(trainer.skipped)
-                row["steps_per_second"] = len(trainer.batches) / seconds
-                row["seconds"] = time.perf_counter() - start
-                rows.append(row)
-                if config.patience is None or best.improves(row["validation_elbo"], run.model):
-                    run.save_model()
-                run.save_metrics(rows)
-                events.write(row)
-                show.epoch(row)
-                if best.waited_enough():
-                    break
-    except KeyboardInterrupt:
-        best.restore(run.model)
-        run.save_model()
-        raise
-    finally:
-        run.model.eval()
-        durations["training"] = time.perf_counter() - start
-    best.restore(run.model)
-
-
-class _Best:
-    """Early stopping: the best weights so far, and how long ago they were the best."""
-
-    def __init__(self, patience: int | None) -> None:
-        self.patience, self.elbo, self.waited = patience, -math.inf, 0
-        self._weights: dict[str, torch.Tensor] = {}
-
-    def improves(self, elbo: float, model: VAE) -> bool:
-        if elbo <= self.elbo:
-            self.waited += 1
-            return False
-        self.elbo, self.waited = elbo, 0
-        self._weights = {name: value.clone() for name, value in model.state_dict().items()}
-        return True
-
-    def waited_enough(self) -> bool:
-        return self.patience is not None and self.waited >= self.patience
-
-    def restore(self, model: VAE) -> None:
-        if self._weights:
-            model.load_state_dict(self._weights)
 
 
 def evaluate(
@@ -232,6 +177,97 @@ def evaluate(
         )
     run.save_evaluation(evaluation)
     return evaluation
+
+
+def evaluate_full(
+    run: RunLike,
+    settings: FullSettings | None = None,
+    *,
+    data: str | None = None,
+    device: str = "auto",
+    seed: int | None = None,
+    progress: bool = True,
+) -> FullEvaluation:
+    """Evaluate a run on its test data by every method there is, and write what was found.
+
+    Importance sampling, quadrature (D ≤ 2), annealed importance sampling and its check from both
+    sides, the inference gap and its parts, mutual information and active units. Finished parts
+    are kept in ``evaluation/`` of the run, so a call that was stopped goes on where it was.
+    Writes ``evaluation/full.json``, ``evaluation/full.md`` and ``figures/evaluation.png``.
+
+    Args:
+        run: a run, or its folder.
+        settings: how much of everything.
+        data: other data of the same shape.
+        device: where to compute, for a run given by its folder.
+        seed: of the draws; the run's seed if not given.
+        progress: show how far it is, and the time left.
+    """
+    from flowvae.figures import evaluation_figure, save_figure
+
+    run = _open(run, device, data)
+    model, dataset = run.model, run.dataset
+    seed = run.config.seed if seed is None else seed
+    found = run_full_evaluation(
+        model,
+        dataset,
+        run.path / "evaluation",
+        settings or FullSettings(),
+        seed=seed,
+        bar=lambda total: Progress.bar("evaluating", total, enabled=progress),
+    )
+    write_json(run.path / "evaluation" / "full.json", found.summary)
+    write_text(
+        run.path / "evaluation" / "full.md", full_markdown(found.summary, run.path.resolve().name)
+    )
+    z, _ = encode_split(model, dataset.test, _generator(run, seed))
+    save_figure(evaluation_figure(found, model, z), run.figures / "evaluation.png")
+    return found
+
+
+def compare(
+    *runs: RunLike,
+    samples: int | None = None,
+    out: str | Path | None = None,
+    device: str = "auto",
+    progress: bool = True,
+) -> Comparison:
+    """Compare runs on the test data they share, datum by datum.
+
+    Args:
+        *runs: two or more runs, or their folders.
+        samples: S, importance samples per datum; the first run's ``evaluation_samples`` if not
+            given. What was computed with as many before is read from the runs.
+        out: also write ``compare.json``, ``compare.md`` and ``compare.png`` to this folder.
+        device: where to compute, for runs given by their folders.
+        progress: show how far it is.
+
+    Raises:
+        UserError: the runs differ in data, binarization, split, or kind of likelihood.
+    """
+    opened = [_open(run, device) for run in runs]
+    check_comparable(opened)
+    samples = opened[0].config.evaluation_samples if samples is None else samples
+    if samples < 1:
+        raise UserError(f"samples: expected at least 1, got {samples}")
+    parts = [importance_part(run.model.eval(), run.dataset, samples) for run in opened]
+    values = []
+    total = sum(part.total for part in parts)
+    with Progress.bar("comparing", total, enabled=progress) as advance:
+        for run, part in zip(opened, parts, strict=True):
+            about = {"model": model_digest(run.model), "data": data_digest(run.dataset.test)}
+            where = next(run.model.parameters()).device
+            folder, seed = run.path / "evaluation", run.config.seed
+            values.append(part.find(folder, about, seed, where, advance))
+    found = compare_values(opened, values, samples)
+    if out is not None:
+        from flowvae.figures import comparison_figure, save_figure
+
+        folder = Path(out)
+        write_json(folder / "compare.json", found.summary)
+        write_text(folder / "compare.md", found.to_markdown())
+        save_figure(comparison_figure(found), folder / "compare.png")
+    return found
 
 
 @torch.no_grad()

@@ -114,6 +114,31 @@ _data = click.option("--data", default=None, help="Other data than the run's, of
 _seed = click.option("--seed", type=click.IntRange(0), default=0, help="Of the draws of z.  [0]")
 
 
+# How much of everything `evaluate --full` does; defaults are those of FullSettings, which needs
+# torch to be asked.
+FULL = {
+    "count": "Test data for importance sampling.  [all]",
+    "mixture_count": "Test data for importance sampling that looks beyond q.  [1000]",
+    "quadrature_count": "Test data for quadrature, D <= 2.  [1000]",
+    "ais_count": "Test data for annealed importance sampling.  [50]",
+    "ais_chains": "Chains per datum.  [16]",
+    "ais_temperatures": "Temperatures of a chain.  [500]",
+    "ais_leapfrog": "Steps of a Hamiltonian trajectory.  [10]",
+    "bdmc_count": "Simulated data, annealed from both sides.  [50]",
+    "gap_count": "Test data to which q is fitted.  [100]",
+    "gap_steps": "Steps of that fit.  [500]",
+    "information_count": "Test data for mutual information.  [2000]",
+}
+
+
+def _full_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for name, text in reversed(FULL.items()):
+        flag = f"--{name.replace('_', '-')}"
+        kind = click.IntRange(1)
+        command = click.option(flag, type=kind, default=None, help=f"With --full. {text}")(command)
+    return command
+
+
 def _out(what: str) -> Callable[..., Any]:
     return click.option("--out", type=click.Path(path_type=Path), default=None, help=what)
 
@@ -124,7 +149,8 @@ def cli() -> None:
     """Variational autoencoders whose posterior is bent by normalizing flows.
 
     flowvae train            trains the starting text's model on MNIST and leaves a run folder;
-    flowvae evaluate RUN     and the others work on such a folder.
+    flowvae evaluate RUN     and the others work on such a folder;
+    flowvae compare RUN RUN  on several.
     """
 
 
@@ -184,15 +210,88 @@ def train(
 @click.option("--seed", type=click.IntRange(0), default=None, help="Of the draws.  [the run's]")
 @_data
 @_device
-def evaluate(run: Path, samples: int | None, as_json: bool, **options: Any) -> None:
+@click.option(
+    "--full",
+    is_flag=True,
+    help="Every method: importance sampling, quadrature (D <= 2), annealing and its check from "
+    "both sides, the parts of the inference gap, information, active units. Goes on where an "
+    "earlier call was stopped.",
+)
+@_full_options
+def evaluate(run: Path, samples: int | None, as_json: bool, full: bool, **options: Any) -> None:
     """ELBO, its terms and the S-sample importance-weighted bound on the test data.
 
-    Each is a mean ± standard error in nats per datum. Also written to RUN/evaluation.json.
+    Each is a mean ± standard error in nats per datum. Also written to RUN/evaluation.json; with
+    --full to RUN/evaluation/full.json and full.md, and RUN/figures/evaluation.png.
     """
+    given = {name: options.pop(name) for name in FULL}
+    given = {name: value for name, value in given.items() if value is not None}
+    if full:
+        _evaluate_full(
+            run, {**given, **({"samples": samples} if samples else {})}, as_json, options
+        )
+        return
+    if given:
+        raise UserError(f"{next(iter(given)).replace('_', '-')}: goes with --full only")
+
     from flowvae.api import evaluate as run_evaluation
 
     evaluation = run_evaluation(run, samples, progress=not as_json, **options)
     click.echo(json.dumps(evaluation.to_dict(), indent=2) if as_json else _table(evaluation))
+
+
+def _evaluate_full(
+    run: Path, given: dict[str, int], as_json: bool, options: dict[str, Any]
+) -> None:
+    from flowvae.api import evaluate_full
+    from flowvae.evaluation import FullSettings, full_markdown, on_screen
+
+    try:
+        found = evaluate_full(run, FullSettings(**given), progress=not as_json, **options)
+    except KeyboardInterrupt:
+        click.echo(f"\nInterrupted. Finished parts are kept in {run / 'evaluation'}", err=True)
+        raise
+    except ArithmeticError as error:
+        raise UserError(f"evaluate: {error}") from None
+    if as_json:
+        click.echo(json.dumps(found.summary, indent=2))
+        return
+    click.echo(on_screen(full_markdown(found.summary, run.resolve().name)))
+    click.echo(
+        f"Report: {run / 'evaluation' / 'full.md'}\nPicture: {run / 'figures'}/evaluation.png"
+    )
+
+
+@cli.command()
+@click.argument(
+    "runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN RUN…"
+)
+@click.option(
+    "--samples",
+    type=click.IntRange(1),
+    help="S, importance samples per datum.  [the first run's evaluation_samples]",
+)
+@_out("The folder for compare.json, compare.md and compare.png.  [comparison/ in the first RUN]")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@_device
+def compare(
+    runs: tuple[Path, ...], samples: int | None, out: Path | None, as_json: bool, device: str
+) -> None:
+    """Compare runs on the test data they share: one table, one picture.
+
+    Differences from the first run are paired by datum. Runs with different data, binarization
+    or splits are refused.
+    """
+    from flowvae.api import compare as run_comparison
+    from flowvae.evaluation import on_screen
+
+    out = out or runs[0] / "comparison"
+    found = run_comparison(*runs, samples=samples, out=out, device=device, progress=not as_json)
+    if as_json:
+        click.echo(json.dumps(found.summary, indent=2))
+    else:
+        click.echo(on_screen(found.to_markdown()))
+        click.echo(f"Wrote {out}/compare.json, compare.md and compare.png")
 
 
 @cli.command()

@@ -215,10 +215,10 @@ class Stl(Objective):
     """The evidence lower bound, by path gradients ("sticking the landing", arXiv 1703.09194).
 
     ∇_φ E_q[ℓ] = E[(∂ℓ/∂z) ∇_φ z] - E_q[∇_φ log q(z)], and the last mean is zero: it is dropped.
-    ∂ log q/∂z of a planar posterior comes from its exact inverse, which was measured to be faster
-    than carrying it forward by Sherman and Morrison's formula ("Gradients should stay on Path",
-    arXiv 2207.08219, "Fast and unified path gradient estimators for normalizing flows",
-    arXiv 2403.15881); see docs/evaluation.md.
+    ∂ log q/∂z of a planar posterior comes from its exact inverse. Carrying it forward by Sherman
+    and Morrison's formula ("Gradients should stay on Path", arXiv 2207.08219, "Fast and unified
+    path gradient estimators for normalizing flows", arXiv 2403.15881) was measured to be twice as
+    slow with many flows and about as fast with few; see docs/evaluation.md.
     """
 
     path_gradient, importance_weighted = True, False

@@ -19,6 +19,7 @@ from flowvae.training import RunningMeans
 __all__ = ["Progress", "elbo_name"]
 
 _REFRESH_SECONDS = 0.25
+_LINE_SECONDS = 20.0
 
 
 def elbo_name(pseudo_likelihood: bool) -> str:
@@ -121,17 +122,34 @@ class Progress:
 
     @staticmethod
     @contextmanager
-    def bar(what: str, total: int, enabled: bool = True) -> Iterator[Callable[[int], None]]:
-        """A plain bar for other long work; gives the function to call with the amount done."""
-        console = Console(stderr=True, quiet=not enabled)
+    def bar(what: str, total: float, enabled: bool = True) -> Iterator[Callable[[float], None]]:
+        """A bar with the time left for other long work; gives the function to call with the amount
+        done. Where there is no terminal, a line now and then.
+        """
+        console = Console(stderr=True, quiet=not enabled, highlight=False)
         if not (enabled and (console.is_terminal or console.is_jupyter)):
-            if enabled:
-                console.print(f"{what} …")
-            yield lambda _: None
+            console.print(f"{what} …")
+            yield _plain_lines(console, what, total)
             return
         with progress.Progress(console=console, transient=True) as shown:
             task = shown.add_task(what, total=total)
             yield lambda count: shown.advance(task, count)
+
+
+def _plain_lines(console: Console, what: str, total: float) -> Callable[[float], None]:
+    start = shown = time.perf_counter()
+    done = 0.0
+
+    def advance(amount: float) -> None:
+        nonlocal done, shown
+        done += amount
+        now = time.perf_counter()
+        if now - shown >= _LINE_SECONDS and 0 < done < total:
+            shown = now
+            left = (now - start) * (total - done) / done
+            console.print(f"{what}: {done / total:.0%} · {_clock(left)} left", soft_wrap=True)
+
+    return advance
 
 
 def _terms(found: dict[str, float]) -> str:

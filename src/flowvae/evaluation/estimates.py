@@ -14,7 +14,7 @@ from flowvae.data import Split
 from flowvae.vae import VAE
 
 
-def ignore(count: int) -> None:
+def ignore(count: int | float) -> None:
     """Show no progress."""
     del count
 

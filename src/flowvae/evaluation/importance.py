@@ -31,6 +31,8 @@ __all__ = ["importance_sampling", "pareto_k", "reliable_pareto_k"]
 
 # Beside a batch's weights in float32: their sorted copy and what float64 sums need.
 _BYTES_PER_WEIGHT = 32
+# Largest weights that differ by less than this are all the same: what is left is rounding.
+_CONSTANT = 1e-4
 # Samples at once for each datum of a batch: the flow's kernel works on 64 samples together.
 _SAMPLES_AT_ONCE = 64
 _DECODED_AT_ONCE = 2**20
@@ -84,7 +86,7 @@ def importance_sampling(
             f"memory: expected at least {_BYTES_PER_WEIGHT * samples} bytes for the weights of "
             f"one datum, got {memory}"
         )
-    batch = max(1, min(at_most, _batch(x)))
+    batch = min(at_most, batch_size(x))
     parts = []
     for part in x.split(batch):
         parts.append(_one_batch(model, part, samples, generator))
@@ -92,10 +94,11 @@ def importance_sampling(
     return {name: torch.cat([found[name] for found in parts]) for name in parts[0]}
 
 
-def _batch(x: Tensor) -> int:
+def batch_size(x: Tensor) -> int:
+    """Data at once, so that a chunk has enough samples of each for the flow's kernel."""
     if x.device.type != "cpu":
         return 512
-    return _DECODED_AT_ONCE // (_SAMPLES_AT_ONCE * x.shape[-1])
+    return max(1, _DECODED_AT_ONCE // (_SAMPLES_AT_ONCE * x.shape[-1]))
 
 
 def _one_batch(
@@ -114,10 +117,10 @@ def _one_batch(
     means = {name: (total / samples).cpu().double() for name, total in sums.items()}
     kl = means["log_base"] - means["ladj"] - means["log_prior"]
     found = {"elbo": means["log_likelihood"] - kl, "kl": kl, **means}
-    return {**found, **_of_weights(log_weights.cpu().double())}
+    return {**found, **of_weights(log_weights.cpu().double())}
 
 
-def _of_weights(log_weights: Tensor) -> dict[str, Tensor]:
+def of_weights(log_weights: Tensor) -> dict[str, Tensor]:
     """Bound, errors, effective sample size and tail of weights (S, B), float64."""
     S = len(log_weights)
     bound = log_weights.logsumexp(0) - math.log(S)
@@ -144,13 +147,20 @@ def reliable_pareto_k(samples: int) -> float:
     return 0.7 if samples <= 1 else min(1 - 1 / math.log10(samples), 0.7)
 
 
+def share_above(k: Tensor, samples: int) -> float | None:
+    """Which share of data has a k̂ too large to be believed; none where S is too small for k̂."""
+    if k.isnan().all():
+        return None
+    return (k > reliable_pareto_k(samples)).double().mean().item()
+
+
 def pareto_k(log_weights: Float[Tensor, "S B"]) -> Float[Tensor, " B"]:
     """Shape k̂ of a generalized Pareto distribution fitted to each column's largest weights.
 
     The tail is the M = min(S/5, 3√S) largest of S weights (arXiv 1507.02646); the fit is Zhang &
     Stephens's, with the same weak prior that draws k̂ to ½ as ten more observations would.
     Weights have 1/k finite moments. NaN where S < 25, too few for a tail; -∞ where the largest
-    weights are all the same.
+    weights are the same to four digits.
 
     Examples:
         >>> import torch
@@ -165,7 +175,7 @@ def pareto_k(log_weights: Float[Tensor, "S B"]) -> Float[Tensor, " B"]:
     largest = log_weights.topk(M + 1, dim=0).values
     largest = (largest - largest[0]).exp()
     excess = (largest[:-1] - largest[-1]).flip(0)  # (M, B), ascending
-    constant = excess[-1] <= 0
+    constant = excess[-1] < _CONSTANT
     return torch.where(constant, -math.inf, _fit(torch.where(constant, 1.0, excess)))
 
 

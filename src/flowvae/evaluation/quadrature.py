@@ -31,8 +31,9 @@ _COARSE_NOISE, _REACH = 13, 6.5  # and at ε ~ N(0, I): cells of width 1, to 6.5
 _FIRST_CUTOFF = 30.0  # nats below the peak that a coarse cell may lie, neighbours counted
 _CUTOFF = 22.0  # and a finer one: what is left out is e^-22 of the peak
 _RESOLVED = 12.0  # cells of equal mass that a resolved density fills at least, 4π σ²/h² at D = 2
-_LEVELS = 14
+_MOST_CELLS = 2**19  # of a datum on one level: what has not settled then is given with its error
 _BATCH = 128
+_FINEST = 2**22  # cells along an axis: float32 tells no finer ones apart
 _SEEDS = 64
 _DECODED_AT_ONCE = {"cpu": 2**20}
 
@@ -84,7 +85,7 @@ def quadrature(
 
     Raises:
         ValueError: D > 2, or tolerance out of range.
-        ArithmeticError: a grid of 2^14 times the coarse one's fineness did not suffice.
+        ArithmeticError: p(x, z) is NaN, or zero everywhere.
 
     Examples:
         >>> import torch, flowvae
@@ -233,24 +234,26 @@ def _refine(
     B, D = len(seen), len(grid.low)
     index, cells = _first_cells(grid, seen, drawn)
     # log ∫ f and the mean value, on the level before; a value is not known on the coarse grid.
-    first = seen.double().logsumexp(1) + grid.width.double().log().sum()
-    last = torch.stack([first, torch.full_like(first, start)]).cpu()
+    first = seen.cpu().double().logsumexp(1) + grid.width.cpu().double().log().sum()
+    last = torch.stack([first, torch.full_like(first, start)])
     result = torch.full((4, B), math.nan, dtype=torch.float64)  # log ∫ f, difference, mean, points
     result[3] = 0
     kept: list[tuple[Tensor, Tensor, float]] = [(cells[:0], seen[0, :0], 0.0)] * (B if keep else 0)
     corners = torch.cartesian_prod(*[torch.arange(2, device=cells.device)] * D).reshape(-1, D)
-    for _ in range(_LEVELS):
+    while len(index):
         grid = grid.halved()
         index = index.repeat_interleave(len(corners))
         cells = (2 * cells[:, None] + corners).flatten(0, 1)
         log_f, value = integrand(grid.centres(cells), index)
-        log_volume = grid.width.double().log().sum().item()
+        log_volume = grid.width.cpu().double().log().sum().item()
         peak, log_total, mean, spread, count = _sums(log_f, value, index, B)
         log_total = log_total + log_volume
         now = torch.stack([log_total, mean]).cpu()
         differs = (now - last).abs().amax(0)
         result[3] += count.cpu()
         done = (differs < tolerance) & (spread.cpu() >= _RESOLVED) & (count.cpu() > 0)
+        done |= (count.cpu() > _MOST_CELLS) | (grid.count >= _FINEST)
+        differs = differs.nan_to_num(math.inf)  # there was no level before
         result[:3, done] = torch.stack([now[0], differs, now[1]])[:, done]
         for b in done.nonzero().flatten().tolist() if keep else ():
             own = index == b
@@ -258,14 +261,9 @@ def _refine(
         last = now
         matters = (log_f > peak[index] - _CUTOFF) & ~done.to(index.device)[index]
         index, cells = index[matters], cells[matters]
-        if not len(index):
-            if result.isnan().any():
-                raise ArithmeticError("quadrature: the density is NaN or zero everywhere")
-            return result[0], result[1], result[2], result[3], kept
-    raise ArithmeticError(
-        f"quadrature: {index.unique().numel()} data did not settle within {tolerance} nats on a "
-        f"grid of {grid.count} cells along an axis"
-    )
+    if result.isnan().any():
+        raise ArithmeticError("quadrature: the density is NaN or zero everywhere")
+    return result[0], result[1], result[2], result[3], kept
 
 
 def _first_cells(grid: _Grid, seen: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:

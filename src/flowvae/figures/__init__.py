@@ -1,6 +1,7 @@
 """Pictures of a run. Every function gives a matplotlib ``Figure``; :func:`save_all` writes PNGs."""
 
 from flowvae.figures.curves import learning_curves
+from flowvae.figures.evaluation import comparison_figure, evaluation_figure
 from flowvae.figures.gallery import save_all
 from flowvae.figures.images import image_grid, image_pairs, latent_grid
 from flowvae.figures.latent import latent_scatter
@@ -8,6 +9,8 @@ from flowvae.figures.posterior import posterior_panels
 from flowvae.figures.style import save_figure
 
 __all__ = [
+    "comparison_figure",
+    "evaluation_figure",
     "image_grid",
     "image_pairs",
     "latent_grid",

@@ -39,7 +39,7 @@ class LeanAdam(torch.optim.Adam):
         self._lists = ()
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def step(self, closure: None = None) -> None:
         del closure
         (group,) = self.param_groups
         parameters: list[Tensor] = group["params"]
@@ -50,9 +50,9 @@ class LeanAdam(torch.optim.Adam):
             return
         means, squares, (count, *_) = self._lists
         count += 1
-        torch._fused_adam_(
+        torch._fused_adam_(  # pyright: ignore
             parameters,
-            gradients,  # pyright: ignore[reportArgumentType]
+            gradients,
             means,
             squares,
             [],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -126,9 +126,16 @@ class Trainer:
         """Forward, backward and update, on the mean gradient of some batches."""
         for parameter in self.parameters:
             parameter.grad = None
+        found = []
         for x in xs:
             loss, terms = self.objective(self.model, x, self.generator, self.step)
             (loss if len(xs) == 1 else loss / len(xs)).backward()
+            found.append(terms)
+        terms = (
+            found[0]
+            if len(xs) == 1
+            else ElboTerms(*(torch.cat(t, 1) for t in zip(*found, strict=True)))
+        )
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         norm = get_total_norm(gradients)
         if self.config.max_grad_norm is not None:
@@ -210,7 +217,7 @@ class Trainer:
         self.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
 
 
-def _adam(parameters: list[Tensor], config: Config, device: torch.device) -> torch.optim.Adam:
+def _adam(parameters: Sequence[Tensor], config: Config, device: torch.device) -> torch.optim.Adam:
     rate, decay = config.learning_rate, config.weight_decay
     if device.type == "cpu":
         return LeanAdam(parameters, lr=rate, weight_decay=decay)

@@ -1,0 +1,227 @@
+"""Everything that can be said about how good a model is, each figure with its error."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowvae.data import Dataset
+from flowvae.evaluation.ais import annealed_importance_sampling, bdmc
+from flowvae.evaluation.diagnostics import active_units, mutual_information
+from flowvae.evaluation.gaps import inference_gaps
+from flowvae.evaluation.importance import importance_sampling
+from flowvae.evaluation.mixture import mixture_importance_sampling
+from flowvae.evaluation.parts import Arrays, Part, data_digest, in_order, model_digest
+from flowvae.evaluation.quadrature import quadrature
+from flowvae.evaluation.summary import summarise
+from flowvae.vae import VAE
+
+__all__ = ["FullEvaluation", "FullSettings", "evaluate_full", "importance_part"]
+
+Advance = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class FullSettings:
+    """How much of everything; counts are of test data, and no more than there are.
+
+    Args:
+        samples: S of importance sampling.
+        count: data for importance sampling; all if not given.
+        mixture_count: data for importance sampling from a mixture with the prior's best draws.
+        quadrature_count: data for quadrature, where D ≤ 2.
+        ais_count: data for annealed importance sampling.
+        ais_chains: C, for each datum.
+        ais_temperatures: T.
+        ais_leapfrog: steps of a trajectory.
+        bdmc_count: data simulated to check annealing from both sides.
+        gap_count: data to whose posterior q is fitted.
+        gap_steps: of the fit.
+        information_count: N for the mutual information and the active units.
+    """
+
+    samples: int = 5000
+    count: int | None = None
+    mixture_count: int = 1000
+    quadrature_count: int = 1000
+    ais_count: int = 50
+    ais_chains: int = 16
+    ais_temperatures: int = 500
+    ais_leapfrog: int = 10
+    bdmc_count: int = 50
+    gap_count: int = 100
+    gap_steps: int = 500
+    information_count: int = 2000
+
+    def __post_init__(self) -> None:
+        for each in dataclasses.fields(self):
+            value = getattr(self, each.name)
+            if value is not None and value < 1:
+                raise ValueError(f"{each.name}: expected at least 1, got {value}")
+
+
+@dataclass(frozen=True)
+class FullEvaluation:
+    """What :func:`evaluate_full` found: summaries to print, and every datum's values.
+
+    Args:
+        summary: what is written to ``evaluation/full.json``.
+        per_datum: part -> name -> (n,), over the first n data of ``index``.
+        index: the order of the test data.
+    """
+
+    summary: dict[str, Any]
+    per_datum: dict[str, Arrays] = field(repr=False)
+    index: Tensor = field(repr=False)
+
+    def __getitem__(self, name: str) -> Any:
+        return self.summary[name]
+
+
+def importance_part(
+    model: VAE, dataset: Dataset, samples: int, count: int | None = None, block: int = 500
+) -> Part:
+    """Importance sampling of the test data as a part that is kept."""
+    count = min(count or len(dataset.test), len(dataset.test))
+    order = in_order(dataset.test)
+    device = next(model.parameters()).device
+
+    def compute(chosen: slice, generator: torch.Generator) -> Arrays:
+        x = dataset.test.values(order[chosen]).to(device)
+        return importance_sampling(model, x, samples, generator)
+
+    return Part("importance", count, block, samples, {"samples": samples}, compute)
+
+
+class _Estimates:
+    """What each part computes for a block of data."""
+
+    def __init__(self, model: VAE, dataset: Dataset, settings: FullSettings) -> None:
+        self.model, self.test, self.settings = model, dataset.test, settings
+        self.order = in_order(dataset.test)
+        self.device = next(model.parameters()).device
+        self.annealing: dict[str, Any] = {
+            "chains": settings.ais_chains,
+            "temperatures": settings.ais_temperatures,
+            "leapfrog": settings.ais_leapfrog,
+        }
+
+    def data(self, chosen: slice) -> Tensor:
+        return self.test.values(self.order[chosen]).to(self.device)
+
+    def mixture(self, chosen: slice, generator: torch.Generator) -> Arrays:
+        samples = self.settings.samples
+        return mixture_importance_sampling(self.model, self.data(chosen), samples, generator)
+
+    def quadrature(self, chosen: slice, generator: torch.Generator) -> Arrays:
+        del generator  # it draws nothing that matters
+        found = quadrature(self.model, self.data(chosen))
+        arrays = {"log_prob": found.log_prob, "error": found.error}
+        if found.kl is not None and found.kl_error is not None:
+            arrays |= {"kl": found.kl, "kl_error": found.kl_error}
+        return arrays
+
+    def ais(self, chosen: slice, generator: torch.Generator) -> Arrays:
+        x = self.data(chosen)
+        return asdict(
+            annealed_importance_sampling(self.model, x, generator=generator, **self.annealing)
+        )
+
+    def bdmc(self, chosen: slice, generator: torch.Generator) -> Arrays:
+        size, seed = chosen.stop - chosen.start, generator.initial_seed()
+        return asdict(bdmc(self.model, size, seed=seed, **self.annealing))
+
+    def gaps(self, chosen: slice, generator: torch.Generator) -> Arrays:
+        steps = self.settings.gap_steps
+        return inference_gaps(self.model, self.data(chosen), steps=steps, generator=generator)
+
+    def information(self, chosen: slice, generator: torch.Generator) -> Arrays:
+        x = self.data(chosen)
+        _, variance = active_units(self.model, x, generator=generator)
+        arrays = {"unit_variance": variance[None]}
+        try:
+            found = mutual_information(self.model, x, generator=generator)
+        except NotImplementedError:  # no density at given z
+            return arrays
+        for name in ("kl", "mutual_information", "marginal_kl"):
+            value = getattr(found, name)
+            arrays[name] = torch.tensor([[value.mean, value.standard_error]], dtype=torch.float64)
+        return arrays
+
+
+def _parts(model: VAE, dataset: Dataset, s: FullSettings) -> list[Part]:
+    """All parts; the cost of one datum in passes through the decoder, backward ones twice."""
+    N, of = len(dataset.test), _Estimates(model, dataset, s)
+    drawn = {"samples": s.samples}
+    chain = 4 * s.ais_chains * s.ais_temperatures * s.ais_leapfrog
+    fit = 3 * 16 * s.gap_steps
+    n = min(s.information_count, N)
+    parts = [importance_part(model, dataset, s.samples, s.count)]
+    if s.samples >= 4 and _has_density(model):
+        parts.append(Part("mixture", min(s.mixture_count, N), 200, s.samples, drawn, of.mixture))
+    if model.latent_dim <= 2:
+        parts.append(Part("quadrature", min(s.quadrature_count, N), 100, 12_000, {}, of.quadrature))
+    parts += [
+        Part("ais", min(s.ais_count, N), 10, chain, of.annealing, of.ais),
+        Part("bdmc", s.bdmc_count, 10, 2 * chain, of.annealing, of.bdmc),
+        Part("gaps", min(s.gap_count, N), 50, fit, {"steps": s.gap_steps}, of.gaps),
+    ]
+    if n > 1:
+        parts.append(Part("information", n, n, 100, {}, of.information))
+    return parts
+
+
+@torch.no_grad()
+def _has_density(model: VAE) -> bool:
+    """Whether q(z|x) has log_prob at given z."""
+    parameter = next(model.parameters())
+    q = model.posterior(parameter.new_zeros(1, model.data_dim))
+    try:
+        q.log_prob(parameter.new_zeros(1, model.latent_dim))
+    except NotImplementedError:
+        return False
+    return True
+
+
+def evaluate_full(
+    model: VAE,
+    dataset: Dataset,
+    folder: Path,
+    settings: FullSettings,
+    *,
+    seed: int = 0,
+    bar: Callable[[float], Any] | None = None,
+) -> FullEvaluation:
+    """Compute all parts, or read those that are in ``folder`` already.
+
+    Args:
+        model: the model; it is put in evaluation mode.
+        dataset: whose test split is used.
+        folder: where the parts are kept.
+        settings: how much of everything.
+        seed: of all draws.
+        bar: given the total cost, a context that gives the function to report what is done.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    about = {"model": model_digest(model), "data": data_digest(dataset.test)}
+    parts = _parts(model, dataset, settings)
+    found: dict[str, Arrays] = {}
+
+    def compute(advance: Advance) -> None:
+        for part in parts:
+            found[part.name] = part.find(folder, about, seed, device, advance)
+
+    if bar is None:
+        compute(lambda cost: None)  # noqa: ARG005
+    else:
+        with bar(sum(part.total for part in parts)) as advance:
+            compute(advance)
+    summary = summarise(model, dataset, settings, seed, about, found)
+    return FullEvaluation(summary, found, in_order(dataset.test))

@@ -1,0 +1,201 @@
+"""The figures of a full evaluation from every datum's values."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from flowvae.data import Dataset
+from flowvae.evaluation.estimates import Estimate
+from flowvae.evaluation.importance import reliable_pareto_k, share_above
+from flowvae.evaluation.parts import Arrays
+from flowvae.vae import VAE
+
+if TYPE_CHECKING:
+    from flowvae.evaluation.full import FullSettings
+
+__all__ = ["bits_per_dim", "is_pseudo_likelihood", "pair", "summarise"]
+
+
+def is_pseudo_likelihood(model: VAE, dataset: Dataset) -> bool:
+    """Whether log p(x|z) is no density on this data: grey pixels under a Bernoulli likelihood."""
+    return getattr(model.likelihood, "pseudo_on_grey", True) and dataset.pseudo_likelihood
+
+
+def bits_per_dim(model: VAE, dataset: Dataset) -> tuple[float | None, str]:
+    """What to multiply nats by for bits per dimension, and why that is meaningful or not.
+
+    -1 / (P ln 2) where x takes countably many values, so that log p(x) is a probability's: binary
+    pixels under a Bernoulli likelihood, 8-bit pixels under a likelihood of 8-bit values.
+
+    Examples:
+        >>> import flowvae
+        >>> from flowvae.data import load_dataset
+        >>> model = flowvae.build_vae(flowvae.preset("original"), data_shape=(28, 28))
+        >>> bits_per_dim(model, load_dataset("mnist"))
+        (None, 'grey pixels: a pseudo-likelihood has no bits')
+        >>> bits_per_dim(model, load_dataset("mnist", "threshold"))[1]
+        'binary pixels'
+    """
+    factor = -1 / (model.data_dim * math.log(2))
+    if is_pseudo_likelihood(model, dataset):
+        return None, "grey pixels: a pseudo-likelihood has no bits"
+    if getattr(getattr(model.likelihood, "support", None), "name", None) == "eight_bit":
+        return factor, "8-bit values"
+    if type(model.likelihood).__name__ == "Bernoulli":
+        return factor, "binary pixels"
+    return None, "log p(x) is a density, whose bits depend on the data's unit"
+
+
+def pair(values: Tensor) -> dict[str, float | None]:
+    """Mean and standard error over the data; none where there is one datum."""
+    estimate = Estimate.of(values)
+    error = estimate.standard_error
+    return {
+        "mean": estimate.mean,
+        "standard_error": error if math.isfinite(error) else None,
+    }
+
+
+def _root_mean(errors: Tensor) -> float | None:
+    """The Monte Carlo error of a mean, from those of its parts."""
+    value = errors.double().square().sum().sqrt().item() / len(errors)
+    return value if math.isfinite(value) else None
+
+
+def summarise(
+    model: VAE,
+    dataset: Dataset,
+    settings: FullSettings,
+    seed: int,
+    about: dict[str, str],
+    found: dict[str, Arrays],
+) -> dict[str, Any]:
+    sampled = found["importance"]
+    factor, reason = bits_per_dim(model, dataset)
+    limit = reliable_pareto_k(settings.samples)
+    tail = sampled["pareto_k"]
+    terms = ("elbo", "log_likelihood", "kl", "log_prior", "log_base", "ladj", "iw_bound")
+    summary: dict[str, Any] = {
+        "data": dataset.name,
+        "binarization": dataset.binarization,
+        "split": "test",
+        "pseudo_likelihood": is_pseudo_likelihood(model, dataset),
+        "unit": "nats per datum, mean and standard error over the data",
+        "bits_per_dim": {"factor": factor, "because": reason},
+        "settings": asdict(settings),
+        "seed": seed,
+        "digests": about,
+        "importance": {
+            "count": len(tail),
+            "samples": settings.samples,
+            **{name: pair(sampled[name]) for name in terms},
+            "elbo_monte_carlo_error": _root_mean(sampled["elbo_error"]),
+            "iw_bound_monte_carlo_error": _root_mean(sampled["iw_error"]),
+            "median_ess": sampled["ess"].median().item(),
+            "pareto_k_limit": limit,
+            "share_above_limit": share_above(tail, settings.samples),
+        },
+    }
+    summary["checks"] = _checks(found)
+    if "mixture" in found:
+        mixed = found["mixture"]
+        summary["mixture"] = {
+            "count": len(mixed["bound"]),
+            "bound": pair(mixed["bound"]),
+            "monte_carlo_error": _root_mean(mixed["error"]),
+            "median_ess": mixed["ess"].median().item(),
+            "share_above_limit": share_above(mixed["pareto_k"], settings.samples),
+        }
+    if "quadrature" in found:
+        exact = found["quadrature"]
+        summary["quadrature"] = {
+            "count": len(exact["log_prob"]),
+            "log_prob": pair(exact["log_prob"]),
+            "largest_error": exact["error"].max().item(),
+        }
+        if "kl" in exact:
+            summary["quadrature"]["kl_to_true_posterior"] = pair(exact["kl"])
+    annealed, sides = found["ais"], found["bdmc"]
+    summary["ais"] = {
+        "count": len(annealed["log_prob"]),
+        "log_prob": pair(annealed["log_prob"]),
+        "monte_carlo_error": _root_mean(annealed["standard_error"]),
+        "acceptance": annealed["acceptance"].mean().item(),
+        "median_ess": annealed["ess"].median().item(),
+    }
+    summary["bdmc"] = {
+        "count": len(sides["lower"]),
+        "lower": pair(sides["lower"]),
+        "upper": pair(sides["upper"]),
+        "gap": pair(sides["upper"] - sides["lower"]),
+    }
+    summary["gaps"] = _gaps(found)
+    if "information" in found:
+        summary["information"] = _information(found["information"], settings, dataset)
+    return summary
+
+
+def _checks(found: dict[str, Arrays]) -> dict[str, Any]:
+    """Two methods on the same data: mean paired differences."""
+    estimates = {"importance": found["importance"]["iw_bound"], "ais": found["ais"]["log_prob"]}
+    if "mixture" in found:
+        estimates["mixture"] = found["mixture"]["bound"]
+    if "quadrature" in found:
+        estimates["quadrature"] = found["quadrature"]["log_prob"]
+    names, checks = list(estimates), {}
+    for i, first in enumerate(names):
+        for second in names[i + 1 :]:
+            n = min(len(estimates[first]), len(estimates[second]))
+            difference = estimates[first][:n] - estimates[second][:n]
+            checks[f"{first} - {second}"] = {"count": n, **pair(difference)}
+    exact = found.get("quadrature", {})
+    if "kl" in exact:
+        n = min(len(exact["kl"]), len(found["importance"]["elbo"]))
+        rest = found["importance"]["elbo"][:n] + exact["kl"][:n] - exact["log_prob"][:n]
+        checks["elbo + kl - quadrature"] = {"count": n, **pair(rest)}
+    return checks
+
+
+def _gaps(found: dict[str, Arrays]) -> dict[str, Any]:
+    """The split of the gap, with the best log p(x) there is for each datum."""
+    gaps = found["gaps"]
+    n = len(gaps["elbo"])
+    best, by = gaps["log_prob"].clone(), "importance sampling, the best of all proposals"
+    for sampled in (found["importance"]["iw_bound"], found.get("mixture", {}).get("bound")):
+        if sampled is not None:
+            m = min(n, len(sampled))
+            best[:m] = torch.maximum(best[:m], sampled[:m])
+    if "quadrature" in found:
+        exact = found["quadrature"]["log_prob"][:n]
+        best[: len(exact)] = exact
+        by = "quadrature" if len(exact) == n else f"quadrature for {len(exact)}, else {by}"
+    return {
+        "count": n,
+        "log_prob_by": by,
+        "log_prob": pair(best),
+        "elbo": pair(gaps["elbo"]),
+        "inference_gap": pair(best - gaps["elbo"]),
+        "approximation_gap": pair(best - gaps["fitted_elbo"]),
+        "amortization_gap": pair(gaps["fitted_elbo"] - gaps["elbo"]),
+    }
+
+
+def _information(arrays: Arrays, settings: FullSettings, dataset: Dataset) -> dict[str, Any]:
+    n = min(settings.information_count, len(dataset.test))
+    variance = arrays["unit_variance"][0]
+    summary: dict[str, Any] = {
+        "count": n,
+        "active_units": int((variance > 0.01).sum()),
+        "unit_variance": variance.tolist(),
+        "largest_mutual_information": math.log(n),
+    }
+    for name in ("kl", "mutual_information", "marginal_kl"):
+        if name in arrays:
+            mean, error = arrays[name][0].tolist()
+            summary[name] = {"mean": mean, "standard_error": error}
+    return summary
