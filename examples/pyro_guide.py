@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -41,7 +43,7 @@ class PlanarGuide:
         pyro.sample("z", dist.TransformedDistribution(base, flow().transforms))
 
 
-def fit(guide, steps: int, seed: int) -> float:
+def fit(guide: Any, steps: int, seed: int) -> float:
     """The ELBO of the fitted guide, in nats."""
     pyro.set_rng_seed(seed)
     elbo = Trace_ELBO(num_particles=64, vectorize_particles=True, max_plate_nesting=0)
@@ -69,7 +71,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     found = {"log p(y), on a grid": log_evidence()}
-    guides = {"ELBO, mean-field Gaussian": lambda: AutoNormal(model)}
+    guides: dict[str, Callable[[], Any]] = {"ELBO, mean-field Gaussian": lambda: AutoNormal(model)}
     guides[f"ELBO, {options.num_flows} planar flows"] = lambda: PlanarGuide(options.num_flows)
     for name, make in guides.items():
         pyro.clear_param_store()
