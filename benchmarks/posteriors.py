@@ -63,7 +63,7 @@ def main() -> None:
     names = options.posteriors or list(POSTERIORS)
     jobs = [(name, seed) for seed in range(options.seeds) for name in names]
     with ThreadPoolExecutor(options.jobs) as pool:
-        folders = list(pool.map(lambda job: _train(*job, settings, options.runs), jobs))
+        folders = list(pool.map(lambda job: _train(job[0], job[1], settings, options.runs), jobs))
     found = [_read(name, seed, folder) for (name, seed), folder in zip(jobs, folders, strict=True)]
     kept = options.docs / "results" / "posteriors.json"
     kept.parent.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,7 @@ import pyro.distributions as dist
 import torch
 from pyro.infer import SVI, Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
-from pyro.optim import Adam
+from pyro.optim import Adam  # pyright: ignore
 
 from flowvae.flows import PlanarFlow
 
