@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import flowvae
-from benchmarks.report import machine, replace_between
+from benchmarks.report import machine, mean_and_error, replace_between
 
 ROOT = Path(__file__).parents[1]
 PRESETS = ("original", "gaussian", "planar")
@@ -97,7 +95,7 @@ def _table(found: list[dict[str, Any]]) -> str:
     ]
     for name in PRESETS:
         rows = [row for row in found if row["preset"] == name]
-        cells = [_mean_and_error([row["terms"][key]["mean"] for row in rows]) for key in COLUMNS]
+        cells = [mean_and_error([row["terms"][key]["mean"] for row in rows]) for key in COLUMNS]
         by_seed = ", ".join(f"{row['terms']['elbo']['mean']:.2f}" for row in rows)
         lines.append(f"| {name} | {' | '.join(cells)} | {by_seed} |")
     dates = sorted({row["date"] for row in found})
@@ -110,13 +108,6 @@ def _table(found: list[dict[str, Any]]) -> str:
         "Made by `make results`."
     )
     return "\n".join(lines)
-
-
-def _mean_and_error(values: list[float]) -> str:
-    mean = statistics.mean(values)
-    if len(values) < 2:
-        return f"{mean:.2f}"
-    return f"{mean:.2f} ± {statistics.stdev(values) / math.sqrt(len(values)):.2f}"
 
 
 if __name__ == "__main__":

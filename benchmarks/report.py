@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import re
+import statistics
 from pathlib import Path
 
-__all__ = ["machine", "replace_between"]
+__all__ = ["machine", "mean_and_error", "replace_between"]
 
 
 def replace_between(file: Path, name: str, text: str) -> None:
@@ -28,3 +30,11 @@ def machine() -> str:
         found = re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text())
         model = found.group(1).strip() if found else model
     return f"{model}, {os.cpu_count()} cores"
+
+
+def mean_and_error(values: list[float]) -> str:
+    """Mean ± standard error of figures from several seeds; of one, the figure."""
+    mean = statistics.mean(values)
+    if len(values) < 2:
+        return f"{mean:.2f}"
+    return f"{mean:.2f} ± {statistics.stdev(values) / math.sqrt(len(values)):.2f}"

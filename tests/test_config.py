@@ -20,6 +20,11 @@ def test_original_is_the_starting_text():
     assert (config.constraint, config.binarization) == ("paper", "none")
 
 
+def test_sigma_is_a_name_or_a_number():
+    assert resolve_config(sigma="0.25").sigma == resolve_config(sigma=0.25).sigma == 0.25
+    assert resolve_config(sigma="per_pixel").sigma == "per_pixel"
+
+
 def test_the_other_presets():
     assert preset("gaussian").num_flows == 0
     assert (preset("planar").num_flows, preset("planar").constraint) == (16, "centred")
@@ -61,6 +66,8 @@ def test_part_of_a_configuration_over_a_preset(tmp_path):
         ({"learning_rate": 0}, "learning_rate: .*greater than 0"),
         ({"learning_rate": float("nan")}, "learning_rate: .*got nan"),
         ({"epochs": "many"}, "epochs: .*valid integer.*got 'many'"),
+        ({"sigma": -1}, "sigma: expected learned, per_pixel or a number > 0, got -1"),
+        ({"sigma": "wide"}, "sigma: expected learned, per_pixel or a number > 0, got 'wide'"),
         ({"version": 2}, "version: .*got 2"),
     ],
 )

@@ -98,6 +98,16 @@ def test_inside_pyro():
     assert z.shape == (5, 3)
 
 
+def test_a_planar_guide_beats_a_mean_field_one_and_stays_below_the_evidence(capsys):
+    pytest.importorskip("pyro", reason="pyro is not installed")
+    from examples import pyro_guide
+
+    found = list(pyro_guide.main(["--steps", "300", "--num-flows", "8"]).values())
+    evidence, mean_field, planar = found
+    assert mean_field < planar < evidence
+    assert f"{planar:.3f} nats" in capsys.readouterr().out
+
+
 def test_inside_zuko():
     zuko = pytest.importorskip("zuko", reason="zuko is not installed")
     flow = transform()

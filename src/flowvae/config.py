@@ -5,6 +5,7 @@ Must not import torch: the command line reads this file to answer ``--help``.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,7 +18,6 @@ from flowvae.registry import LIKELIHOODS, NETWORKS, OBJECTIVES, POSTERIORS, PRIO
 __all__ = ["PRESETS", "Config", "load_config", "preset", "resolve_config"]
 
 PositiveInt = Annotated[int, Field(ge=1)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Config(BaseModel):
@@ -60,10 +60,10 @@ class Config(BaseModel):
         100, description="Of gaussian_mixture and vampprior: components, or pseudo-inputs."
     )
     num_prior_flows: int = Field(8, ge=0, description="Of the flow prior: K, its number of flows.")
-    sigma: Literal["learned", "per_pixel"] | PositiveFloat = Field(
+    sigma: str | float = Field(
         "learned",
-        description="Of the gaussian likelihood: a number, one learned for every value of a datum, "
-        "or one written by the decoder (per_pixel).",
+        description="Of the gaussian likelihood: a number; learned, one for all values; or "
+        "per_pixel, written by the decoder for each value.",
     )
     num_mixtures: PositiveInt = Field(
         5, description="Of logistic_mixture: logistics per value of a datum."
@@ -214,6 +214,19 @@ class Config(BaseModel):
         if len(size) == 1:
             raise ValueError(f"expected a height and a width, got {size[0]}")
         return size
+
+    @field_validator("sigma")
+    @classmethod
+    def _sigma(cls, value: str | float) -> str | float:
+        if value in ("learned", "per_pixel"):
+            return value
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not 0 < number < math.inf:
+            raise ValueError(f"expected learned, per_pixel or a number > 0, got {value!r}")
+        return number
 
     @field_validator("device")
     @classmethod

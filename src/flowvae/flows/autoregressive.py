@@ -1,7 +1,7 @@
 """Inverse autoregressive flows (Kingma et al. 2016, arXiv 1606.04934).
 
     m, s = MADE_k(z_{k-1}, context)          output i sees coordinates before i only
-    z_k  = σ ⊙ z_{k-1} + (1 - σ) ⊙ m,        σ = sigmoid(s + 1.5)
+    z_k  = σ ⊙ z_{k-1} + (1 - σ) ⊙ m,        σ = sigmoid(s + 2)
     ladj_k = Σ_i log σ_i
 
 and the order of the coordinates is reversed between layers. A draw takes one pass per layer; the
@@ -20,7 +20,7 @@ from flowvae.flows.conditioner import NeuralFlow
 
 __all__ = ["InverseAutoregressiveFlow"]
 
-_FORGET_BIAS = 1.5  # between 1 and 2 in the paper: layers start near the identity
+_FORGET_BIAS = 2.0  # 1 to 2 in the paper: layers start near the identity
 
 
 class InverseAutoregressiveFlow(NeuralFlow):

@@ -40,7 +40,7 @@ class GatedConv(nn.Module):
         channels: of the convolutions.
         out_features: H.
 
-    Source: "Sylvester Normalizing Flows for Variational Inference", arXiv 1803.05649, section 6.2.
+    Source: "Sylvester Normalizing Flows for Variational Inference", arXiv 1803.05649.
 
     Examples:
         >>> import torch, flowvae

@@ -57,7 +57,7 @@ class FullGaussianPosterior(nn.Module):
         amortized: whether N, too, is written by the encoder; else it is shared by all data.
 
     Source: "Improving Variational Inference with Inverse Autoregressive Flow", arXiv 1606.04934,
-    appendix A: the linear case.
+    where it is the linear case.
 
     Examples:
         >>> import torch

@@ -11,9 +11,10 @@ __all__ = ["RadialPosterior"]
 
 
 class RadialPosterior(FlowPosterior):
-    """q(z|x): a diagonal Gaussian through K radial flows, see :func:`flowvae.flows.radial_flow`.
+    """q(z|x): a diagonal Gaussian through K radial flows.
 
-    Heads: μ (D), log σ² (D), centre (K, D), alpha (K), beta (K). Arguments are those of
+    See :func:`flowvae.flows.radial_flow`. Heads: μ (D), log σ² (D), centre (K, D), alpha (K),
+    beta (K). Arguments are those of
     :class:`FlowPosterior`.
 
     Source: "Variational Inference with Normalizing Flows", arXiv 1505.05770.

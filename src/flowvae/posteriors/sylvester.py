@@ -134,8 +134,10 @@ class HouseholderSylvesterPosterior(_SylvesterPosterior):
 
 
 class TriangularSylvesterPosterior(_SylvesterPosterior):
-    """q(z|x): a diagonal Gaussian through K Sylvester flows with Q = I, every second one with the
-    coordinates reversed; M = D. Arguments are those of :class:`FlowPosterior`.
+    """q(z|x): a diagonal Gaussian through K Sylvester flows, every second one on the reversed
+    coordinates; M = D.
+
+    Q = I where they are not reversed. Arguments are those of :class:`FlowPosterior`.
 
     Source: "Sylvester Normalizing Flows for Variational Inference", arXiv 1803.05649.
 
