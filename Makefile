@@ -57,6 +57,7 @@ results: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python -m benchmarks.planar $(ARGS)
+	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.evaluation
 
 clean:

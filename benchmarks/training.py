@@ -25,6 +25,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 
@@ -147,7 +148,7 @@ def _epoch(trainer: Trainer) -> Call:
 
 def _epochs(data: Dataset, rounds: int, device: str) -> dict[str, Any]:
     print("epochs", flush=True)
-    pixels = data.train.images.view(-1, 28, 28).numpy()
+    pixels = np.asarray(data.train.images).reshape(-1, 28, 28)
     assert data.train.labels is not None  # noqa: S101 - MNIST has them
     calls: dict[str, Call] = {
         "starting script": epoch_of_starting_script(pixels, data.train.labels.numpy(), device),

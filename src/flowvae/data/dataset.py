@@ -77,8 +77,10 @@ class Split:
     def values(self, index: Tensor | slice = slice(None)) -> Tensor:
         """The chosen data as float32, (n, P)."""
         # index_select copies whole rows; indexing goes value by value.
-        chosen = isinstance(index, Tensor) and isinstance(self.images, Tensor)
-        images = self.images.index_select(0, index) if chosen else self.images[index]
+        if isinstance(index, Tensor) and isinstance(self.images, Tensor):
+            images = self.images.index_select(0, index)
+        else:
+            images = self.images[index]
         return images.float().div_(255) if images.dtype == torch.uint8 else images
 
     def is_binary(self) -> bool:

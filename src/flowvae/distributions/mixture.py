@@ -26,6 +26,7 @@ class MixtureDistribution(LatentDistribution):
 
     Examples:
         >>> import torch
+        >>> from flowvae.distributions import DiagonalGaussian
         >>> loc = torch.tensor([[-1.0], [1.0]])
         >>> p = MixtureDistribution(DiagonalGaussian(loc, 0 * loc), torch.tensor([0.5, 0.5]).log(),
         ...                         lambda i: DiagonalGaussian(loc[i], 0 * loc[i]))

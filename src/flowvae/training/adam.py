@@ -36,21 +36,22 @@ class LeanAdam(torch.optim.Adam):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        self._lists = ()
+        self._untie()
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
         del closure
         (group,) = self.param_groups
         parameters: list[Tensor] = group["params"]
-        gradients = [p.grad for p in parameters]
-        if not self._lists or any(g is None for g in gradients):
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        if not self._lists or len(gradients) < len(parameters):
+            self._untie()
             super().step()  # makes the state, and knows what to do without a gradient
             self._gather(parameters)
             return
         means, squares, (count, *_) = self._lists
         count += 1
-        torch._fused_adam_(  # pyright: ignore
+        torch._fused_adam_(  # pyright: ignore[reportPrivateImportUsage]
             parameters,
             gradients,
             means,
@@ -65,6 +66,12 @@ class LeanAdam(torch.optim.Adam):
             amsgrad=False,
             maximize=False,
         )
+
+    def _untie(self) -> None:
+        """A count for each parameter again: PyTorch's step adds to all of them."""
+        self._lists = ()
+        for state in self.state.values():
+            state["step"] = state["step"].clone()
 
     def _gather(self, parameters: list[Tensor]) -> None:
         states = [self.state[p] for p in parameters]

@@ -1,0 +1,345 @@
+"""The trainer: repeatable, stoppable at any update, guarded, and equal to the plain loop."""
+
+from __future__ import annotations
+
+import io
+import math
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import flowvae
+from flowvae.config import resolve_config
+from flowvae.data import Dataset
+from flowvae.errors import TrainingError, UserError
+from flowvae.precision import at_least_float32
+from flowvae.training import RunningMeans, Trainer
+from flowvae.training.adam import LeanAdam
+from flowvae.training.graph import StepGraph
+from flowvae.vae import ElboTerms
+
+SETTINGS = {"hidden_dims": (16,), "batch_size": 30}
+
+
+def make(data: Dataset, **settings) -> Trainer:
+    config = resolve_config(**{**SETTINGS, **settings})
+    return Trainer(flowvae.build_vae(config, data.data_shape), data, config)
+
+
+def epochs(trainer: Trainer, n: int) -> list[dict[str, float]]:
+    rows = []
+    for _ in range(n):
+        for _ in trainer.steps():
+            pass
+        rows.append(trainer.means.read())
+    return rows
+
+
+def weights(trainer: Trainer) -> torch.Tensor:
+    return torch.cat([p.detach().ravel() for p in trainer.parameters])
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("binarization", ["none", "dynamic"])
+def test_the_same_seed_gives_the_same_bits(small_data, precision, binarization):
+    data = flowvae.data.binarize(small_data, binarization)
+    first, second = (make(data, precision=precision, num_flows=5) for _ in range(2))
+    assert epochs(first, 2) == epochs(second, 2)
+    assert torch.equal(weights(first), weights(second))
+    third = make(data, precision=precision, num_flows=5, seed=1)
+    assert epochs(third, 2) != epochs(make(data, precision=precision, num_flows=5), 2)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"schedule": "cosine", "epochs": 3},
+        {"schedule": "step", "schedule_epochs": 1},
+        {"accumulate": 2},
+        {"max_grad_norm": 1.0, "precision": "bfloat16"},
+        {"warmup": "kl", "warmup_steps": 9, "objective": "iwae", "samples": 3},
+    ],
+)
+@pytest.mark.parametrize("done", [0, 1, 4, 7, 9])
+def test_a_saved_state_goes_on_exactly_where_it_stopped(small_data, tmp_path, settings, done):
+    data = flowvae.data.binarize(small_data, "dynamic")
+    whole, stopped = make(data, **settings), make(data, **settings)
+    rows = epochs(whole, 3)
+    left = done
+    while left:  # stop after so many updates, in the middle of an epoch or between two
+        some = list(islice(stopped.steps(), left))
+        left -= len(some)
+        if left:
+            assert stopped.position == 0
+    stopped.save(tmp_path / "state.pt")
+    again = make(data, **{**settings, "seed": 0})
+    epochs(again, 1)  # whatever it did before is forgotten
+    again.load(tmp_path / "state.pt")
+    found = epochs(again, 3 - again.epoch)
+    assert torch.equal(weights(again), weights(whole))
+    assert found == rows[3 - len(found) :]
+    assert again.step == whole.step
+
+
+def test_lean_adam_is_pytorchs():
+    generator = torch.Generator().manual_seed(0)
+    start = [torch.randn(5, 3, generator=generator), torch.randn(7, generator=generator)]
+    mine, theirs = ([p.clone().requires_grad_() for p in start] for _ in range(2))
+    settings = {"lr": 0.01, "weight_decay": 0.1}
+    optimizers = [
+        LeanAdam(mine, **settings),
+        torch.optim.Adam(theirs, fused=True, **settings),
+    ]
+    for step in range(12):
+        gradients = [torch.randn(p.shape, generator=generator) for p in start]
+        for parameters, optimizer in zip((mine, theirs), optimizers, strict=True):
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                missing = step == 5 and parameter.dim() == 1
+                parameter.grad = None if missing else gradient.clone()
+            optimizer.step()
+        if step == 8:  # through a file and back
+            for i, parameters in enumerate((mine, theirs)):
+                state = io.BytesIO()
+                torch.save(optimizers[i].state_dict(), state)
+                state.seek(0)
+                kind = type(optimizers[i])
+                fused = {} if kind is LeanAdam else {"fused": True}
+                optimizers[i] = kind(parameters, **settings, **fused)
+                optimizers[i].load_state_dict(torch.load(state, weights_only=True))
+    for a, b in zip(mine, theirs, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_it_is_the_plain_loop(small_data):
+    """The same draws through a loop of plain PyTorch give the same weights."""
+    trainer = make(small_data, num_flows=4, max_grad_norm=5.0)
+    model = flowvae.build_vae(trainer.config, small_data.data_shape)
+    adam = torch.optim.Adam(model.parameters(), lr=1e-3, weight_decay=1e-5)
+    order, noise = (torch.Generator().manual_seed(0) for _ in range(2))
+    for _ in range(2):
+        for index in torch.randperm(200, generator=order).split(30):
+            terms = model.elbo_terms(small_data.train.values(index), generator=noise)
+            adam.zero_grad()
+            (-terms.log_weight.mean()).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+            adam.step()
+    epochs(trainer, 2)
+    plain = torch.cat([p.detach().ravel() for p in model.parameters()])
+    torch.testing.assert_close(weights(trainer), plain, rtol=1e-4, atol=1e-5)
+
+
+def test_accumulated_gradients_are_those_of_a_larger_batch(small_data):
+    """With the draws given, two batches of 50 and one of 100 make the same update."""
+    large, small = make(small_data, batch_size=100), make(small_data, batch_size=50, accumulate=2)
+    x = small_data.train.values(slice(0, 100))
+    noise = torch.randn(1, 100, 2)
+
+    def fixed(model, part, generator, step):
+        del generator, step
+        first = 0 if part[0].equal(x[0]) else 50
+        rows = slice(first, first + len(part))
+        terms = model.terms_at(part, model.posterior(part).at_noise(noise[:, rows]))
+        return -terms.log_weight.mean(), ElboTerms(*(t.detach() for t in terms))
+
+    large.objective = small.objective = fixed
+    one, two = large._update([x]), small._update([x[:50], x[50:]])
+    assert one.log_weight.shape == two.log_weight.shape
+    torch.testing.assert_close(weights(large), weights(small), rtol=1e-5, atol=1e-6)
+    assert large.means.read() == pytest.approx(small.means.read())
+
+
+def _poisoned(trainer: Trainer, bad: set[int]) -> None:
+    objective, calls = trainer.objective, iter(range(10**6))
+
+    def poisoned(model, x, generator, step):
+        loss, terms = objective(model, x, generator, step)
+        if next(calls) in bad:
+            loss, terms = loss * math.nan, ElboTerms(*(t * math.nan for t in terms))
+        return loss, terms
+
+    trainer.objective = poisoned
+
+
+def test_updates_without_a_finite_gradient_are_left_out_and_counted(small_data):
+    trainer = make(small_data)
+    _poisoned(trainer, {1, 4})
+    before, seen = weights(trainer), []
+    for _ in trainer.steps():
+        seen.append(weights(trainer).equal(before))
+        before = weights(trainer)
+    assert seen == [False, True, False, False, True, False, False]
+    assert int(trainer.skipped) == 2
+    assert trainer.step == 5
+    assert all(map(math.isfinite, trainer.means.read().values()))
+    assert weights(trainer).isfinite().all()
+
+
+@pytest.mark.parametrize("batch_size", [30, 2])
+def test_nothing_finite_for_long_is_an_error(small_data, batch_size):
+    trainer = make(small_data, batch_size=batch_size)
+    _poisoned(trainer, set(range(10**4)))
+    with pytest.raises(TrainingError, match="not finite in .* updates in a row, in epoch 1"):
+        epochs(trainer, 1)
+
+
+def test_the_update_off_the_cpu_does_the_same_without_waiting(small_data):
+    """Its branch, which the CPU does not take, run here by hand."""
+    ordinary, other = make(small_data), make(small_data)
+    for trainer in (ordinary, other):
+        _poisoned(trainer, {2})
+    other.optimizer = torch.optim.Adam(other.parameters, lr=1e-3, weight_decay=1e-5, fused=True)
+    other.step = torch.zeros((), dtype=torch.long)
+    other.device = torch.device("meta")  # any but the CPU
+    for x in list(ordinary.batches)[:5]:
+        ordinary._update([x])
+        other._update([x])
+    assert torch.equal(weights(ordinary), weights(other))
+    assert int(other.step) == ordinary.step == 4
+    assert int(other.skipped) == int(ordinary.skipped) == 1
+    assert other.means.read() == pytest.approx(ordinary.means.read())
+
+
+class _Graphs:
+    """What StepGraph asks of torch.cuda, on the CPU: a record is replayed by computing anew."""
+
+    def __init__(self, monkeypatch, fails: bool = False) -> None:
+        self.replays = 0
+        graphs = self
+
+        class Graph:
+            def register_generator_state(self, generator) -> None:
+                del generator
+
+            def replay(self) -> None:
+                graphs.replays += 1
+
+        class Nothing:
+            def __init__(self, *_: object) -> None: ...
+            def wait_stream(self, other: object) -> None: ...
+            def __enter__(self) -> None:
+                if fails:
+                    raise RuntimeError("operation not permitted when stream is capturing")
+
+            def __exit__(self, *_: object) -> None: ...
+
+        class Stream(Nothing):
+            def __enter__(self) -> None: ...
+
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+        monkeypatch.setattr(torch.cuda, "graph", Nothing)
+        monkeypatch.setattr(torch.cuda, "Stream", Stream)
+        monkeypatch.setattr(torch.cuda, "stream", Stream)
+        monkeypatch.setattr(torch.cuda, "current_stream", Stream)
+
+
+def _counted() -> tuple[list[torch.Tensor], StepGraph]:
+    seen: list[torch.Tensor] = []
+
+    def update(xs: list[torch.Tensor]) -> ElboTerms:
+        seen.append(xs[0])
+        return ElboTerms(*(torch.zeros(1, 1) for _ in range(4)))
+
+    return seen, StepGraph(update, torch.Generator())
+
+
+def test_a_recorded_update_is_replayed_on_the_batch_at_its_place(monkeypatch):
+    graphs = _Graphs(monkeypatch)
+    seen, step = _counted()
+    for i in range(8):
+        step([torch.full((2,), float(i))])
+    assert len(seen) == StepGraph.WARM_UP + 1  # as they are, and once recorded
+    assert graphs.replays == 8 - StepGraph.WARM_UP
+    assert seen[-1].tolist() == [7.0, 7.0]  # where the record reads
+
+
+def test_an_update_that_cannot_be_recorded_goes_on_as_it_is(monkeypatch):
+    _Graphs(monkeypatch, fails=True)
+    seen, step = _counted()
+    for i in range(StepGraph.WARM_UP):
+        step([torch.full((2,), float(i))])
+    with pytest.warns(UserWarning, match="not be recorded.*RuntimeError: operation not permitted"):
+        step([torch.ones(2)])
+    step([torch.ones(2)])
+    assert len(seen) == StepGraph.WARM_UP + 2
+
+
+def test_bfloat16_reaches_the_products_alone(small_data):
+    """Densities, terms and weights stay in float32, and the loss is near that of float32."""
+    trainer = make(small_data, precision="bfloat16", posterior="planar", num_flows=4)
+    seen: list[torch.dtype] = []
+    last = trainer.model.decoder[-1]
+    last.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    rows = epochs(trainer, 1)
+    assert set(seen) == {torch.bfloat16}
+    assert {p.dtype for p in trainer.parameters} == {torch.float32}
+    assert trainer.model.precision == "float32"  # no longer than training
+    q = trainer.model.posterior(small_data.train.values(slice(0, 3)))
+    assert q.base.loc.dtype == torch.float32
+    exact = epochs(make(small_data, num_flows=4), 1)[0]["elbo"]
+    assert rows[0]["elbo"] == pytest.approx(exact, rel=0.02)
+    assert at_least_float32(torch.ones(1).double()).dtype == torch.float64
+
+
+@given(
+    sizes=st.lists(st.integers(1, 7), min_size=1, max_size=120),
+    samples=st.integers(1, 3),
+    seed=st.integers(0, 2**16),
+)
+def test_means_are_those_over_all_data(sizes, samples, seed):
+    """Whatever the sizes of batches, kept back or counted in at once."""
+    generator = torch.Generator().manual_seed(seed)
+    batches = [torch.randn(4, samples, n, generator=generator) for n in sizes]
+    plain, guarded = RunningMeans(), RunningMeans()
+    for batch in batches:
+        plain.add(ElboTerms(*batch))
+        guarded.add(ElboTerms(*batch), torch.tensor(True))
+        guarded.add(ElboTerms(*(batch * math.nan)), torch.tensor(False))
+    fit, prior, base, ladj = torch.cat(batches, 2).double().mean((1, 2)).tolist()
+    expected = {
+        "elbo": fit + prior - base + ladj,
+        "log_likelihood": fit,
+        "kl": base - ladj - prior,
+        "log_prior": prior,
+        "log_base": base,
+        "ladj": ladj,
+    }
+    for means in (plain, guarded):
+        assert means.read() == pytest.approx(expected, abs=1e-5)
+
+
+def test_early_stopping_keeps_the_best_model(tmp_path):
+    """Twenty data, a large model: the validation ELBO soon falls."""
+    rng = np.random.default_rng(0)
+    x = rng.random((30, 6, 5)) > 0.5
+    data = Dataset.from_arrays(x[:20], x[20:25], validation=x[25:])
+    run = flowvae.train(
+        "original",
+        dataset=data,
+        out=tmp_path / "run",
+        epochs=400,
+        patience=15,
+        learning_rate=0.02,
+        hidden_dims=(64,),
+        batch_size=20,
+        evaluation_samples=2,
+        finish=False,
+        progress=False,
+    )
+    elbos = [row["validation_elbo"] for row in run.metrics]
+    best = int(np.argmax(elbos))
+    assert len(elbos) == best + 1 + 15 < 400
+    again = flowvae.evaluation.evaluate_model(run.model, data.validation, 1, seed=0).terms["elbo"]
+    assert again.mean == pytest.approx(elbos[best], abs=1e-4)
+    kept = flowvae.load(tmp_path / "run")
+    assert all(map(torch.equal, kept.state_dict().values(), run.model.state_dict().values()))
+
+
+def test_patience_needs_validation_data(small_data, tmp_path):
+    with pytest.raises(UserError, match="patience: expected validation data"):
+        flowvae.train("original", dataset=small_data, out=tmp_path / "run", patience=3)
+    assert not (tmp_path / "run").exists()
