@@ -273,12 +273,20 @@ def _cost(case: dict[str, int], device: str) -> dict[str, float]:
     run = _epoch(_trainer(data, device, batch_size=case["batch"]))
     run()
     seconds = statistics.median(_seconds(run, device) for _ in range(3))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
-        1 if sys.platform == "darwin" else 1024
-    )
+    peak = _peak_memory()
     if device == "cuda":
         peak = torch.cuda.max_memory_allocated()
     return {"seconds": seconds, "peak_bytes": float(peak)}
+
+
+def _peak_memory() -> int:
+    """Most bytes this process has held. A new process inherits its parent's ru_maxrss on Linux."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
+        return 1024 * int(line.split()[1])
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 # ---------------------------------------------------------------- reporting

@@ -229,3 +229,32 @@ def test_a_pseudo_likelihood_is_the_bernoullis_alone(tmp_path):
         )  # fmt: skip
         assert run.evaluation is not None
         assert run.evaluation.pseudo_likelihood is pseudo
+
+
+@pytest.mark.parametrize("network", ["mlp", "gated_conv", "resnet"])
+@pytest.mark.parametrize(
+    "likelihood", ["bernoulli", "gaussian", "poisson", "negative_binomial", "discretized_logistic"]
+)
+def test_a_decoder_can_start_at_the_mean_of_the_data(likelihood, network):
+    """Where the last layer's weights are zero, the mean of p(x|z) is that of the data."""
+    from flowvae.vae import build_vae, start_at_mean
+
+    settings = {"likelihood": likelihood, "network": network, "hidden_dims": (8,)}
+    model = build_vae(resolve_config(**settings), (6, 5))
+    mean = torch.linspace(0.1, 0.9, 30)
+    start_at_mean(model, mean)
+    with torch.no_grad():
+        list(model.decoder.modules())[-1].weight.zero_()
+        found = model.decode(torch.randn(4, 2)).mean
+    tolerance = 0.01 if likelihood == "discretized_logistic" else 1e-4  # clipped at 0 and 1
+    if likelihood == "discretized_logistic":
+        found, mean = found[:, 10:20], mean[10:20]
+    torch.testing.assert_close(found, mean.expand_as(found), rtol=0, atol=tolerance)
+
+
+def test_a_likelihood_without_a_mean_to_start_at_is_refused():
+    from flowvae.vae import build_vae, start_at_mean
+
+    model = build_vae(resolve_config(likelihood="logistic_mixture"), (6, 5))
+    with pytest.raises(ValueError, match="init_output_bias: expected a likelihood"):
+        start_at_mean(model, torch.full((30,), 0.5))

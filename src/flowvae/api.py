@@ -36,7 +36,7 @@ from flowvae.likelihoods.support import check_support, fitting_likelihoods
 from flowvae.objectives import build_objective
 from flowvae.progress import Progress
 from flowvae.runs import Run, new_run_folder, open_run
-from flowvae.vae import build_vae
+from flowvae.vae import build_vae, start_at_mean
 
 __all__ = [
     "compare",
@@ -111,7 +111,13 @@ def train(
             f"patience: expected validation data to decide by, got none; set validation_fraction "
             f"beside patience={config.patience}"
         )
-    model = build_vae(config, dataset.data_shape, columns=dataset.columns).to(device)
+    model = build_vae(config, dataset.data_shape, columns=dataset.columns)
+    if config.init_output_bias:
+        try:
+            start_at_mean(model, dataset.train.mean())
+        except ValueError as error:
+            raise UserError(str(error)) from None
+    model = model.to(device)
     build_objective(config, 1).check(model)
 
     run = Run(folder, config, model, dataset)

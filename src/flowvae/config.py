@@ -92,6 +92,10 @@ class Config(BaseModel):
     likelihood: str = Field("bernoulli", description="Family of p(x|z).")
     network: str = Field("mlp", description="Family of the encoder and decoder bodies.")
 
+    init_output_bias: bool = Field(
+        False, description="Start the decoder at the mean of the training data."
+    )
+
     # The data
     data: str = Field(
         "mnist",

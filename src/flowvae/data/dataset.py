@@ -100,6 +100,13 @@ class Split:
             found = found.join(_statistics(part, found))
         return found
 
+    def mean(self) -> Tensor:
+        """The mean of each value over the data, (P,), float32."""
+        total = torch.zeros(self.images.shape[1], dtype=torch.float64)
+        for part in self._parts():
+            total += Split(part).values().sum(0, dtype=torch.float64).cpu()
+        return (total / len(self)).float()
+
     def _parts(self) -> Iterator[Tensor]:
         """The stored numbers, not many at a time."""
         step = max(1, _PART_VALUES // max(1, self.images.shape[1]))

@@ -32,6 +32,9 @@ class Bernoulli(Likelihood):
     def forward(self, logits: Float[Tensor, "*batch P"]) -> distributions.Independent:
         return _Pixels(logits)
 
+    def outputs_at_mean(self, mean: Float[Tensor, " P"]) -> Tensor:
+        return torch.logit(mean, eps=1e-3)  # a pixel that never was 1 may be so yet
+
     def log_prob_table(
         self, logits: Float[Tensor, "G P"], x: Float[Tensor, "B P"]
     ) -> Float[Tensor, "B G"]:

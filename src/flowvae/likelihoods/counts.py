@@ -37,6 +37,9 @@ class Poisson(Likelihood):
     support = COUNTS
     encoder_input = torch.log1p
 
+    def outputs_at_mean(self, mean: Float[Tensor, " P"]) -> Tensor:
+        return _log_of_mean(mean)
+
     def forward(self, eta: Float[Tensor, "*batch P"]) -> ValueDistribution:
         return _PoissonValues(_log_rate(eta))
 
@@ -58,6 +61,9 @@ class NegativeBinomial(Likelihood):
     support = COUNTS
     outputs_per_dim = 2
     encoder_input = torch.log1p
+
+    def outputs_at_mean(self, mean: Float[Tensor, " P"]) -> Tensor:
+        return _log_of_mean(mean)
 
     def forward(self, outputs: Float[Tensor, "*batch N"]) -> ValueDistribution:
         eta, raw = outputs.chunk(2, -1)
@@ -96,6 +102,10 @@ class Categorical(Likelihood):
 
     def forward(self, outputs: Float[Tensor, "*batch N"]) -> ValueDistribution:
         return _CategoricalValues(outputs.unflatten(-1, (self.outputs_per_dim, -1)))
+
+
+def _log_of_mean(mean: Tensor) -> Tensor:
+    return mean.clamp(min=1e-3).log().clamp(max=_LINEAR_FROM)
 
 
 def _log_rate(eta: Tensor) -> Tensor:

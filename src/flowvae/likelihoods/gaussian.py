@@ -54,6 +54,9 @@ class Gaussian(Likelihood):
         del columns
         return cls(config.sigma)
 
+    def outputs_at_mean(self, mean: Float[Tensor, " P"]) -> Tensor:
+        return mean
+
     def forward(self, outputs: Float[Tensor, "*batch N"]) -> ValueDistribution:
         if self.outputs_per_dim == 2:
             loc, raw = outputs.chunk(2, -1)

@@ -41,6 +41,9 @@ class DiscretizedLogistic(Likelihood):
     support = EIGHT_BIT
     outputs_per_dim = 2
 
+    def outputs_at_mean(self, mean: Float[Tensor, " P"]) -> Tensor:
+        return mean - 0.5
+
     def forward(self, outputs: Float[Tensor, "*batch N"]) -> ValueDistribution:
         m, raw = (part.unsqueeze(-2) for part in outputs.chunk(2, -1))
         return _LogisticValues(torch.zeros_like(m), 0.5 + m, _log_scale(raw))
