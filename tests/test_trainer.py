@@ -272,7 +272,7 @@ def test_bfloat16_reaches_the_products_alone(small_data):
     """Densities, terms and weights stay in float32, and the loss is near that of float32."""
     trainer = make(small_data, precision="bfloat16", posterior="planar", num_flows=4)
     seen: list[torch.dtype] = []
-    last = trainer.model.decoder[-1]
+    last = list(trainer.model.decoder.modules())[-1]
     last.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
     rows = epochs(trainer, 1)
     assert set(seen) == {torch.bfloat16}

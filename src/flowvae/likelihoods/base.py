@@ -109,7 +109,7 @@ class Likelihood(nn.Module):
         """The numbers the decoder writes for a datum of P values."""
         return data_dim * self.outputs_per_dim
 
-    def outputs_at_mean(self, mean: Float[Tensor, " P"]) -> Tensor | None:
+    def outputs_at_mean(self, mean: Tensor) -> Tensor | None:
         """Decoder outputs (P,) or more under which x has this mean; what is left starts at zero.
 
         None where a likelihood does not say.
