@@ -40,8 +40,14 @@ def start(*arguments: object, **options) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         env=ENVIRONMENT,
+        # A suite that runs in the background of a shell ignores SIGINT, and so would its children.
+        preexec_fn=None if os.name == "nt" else _heed_interrupts,  # noqa: PLW1509
         **options,
     )
+
+
+def _heed_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def test_train_leaves_a_folder_that_explains_itself(data_file, tmp_path, capsys, monkeypatch):
