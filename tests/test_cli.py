@@ -19,6 +19,7 @@ import yaml
 
 import flowvae
 from flowvae.cli import main
+from flowvae.config import Config
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
 SMALL = ["--hidden-dims", "16", "--batch-size", "32", "--evaluation-samples", "4"]
@@ -252,3 +253,19 @@ def test_python_m_flowvae_and_version():
     process = start("--version")
     out, _ = process.communicate(timeout=60)
     assert out.strip() == f"flowvae, version {flowvae.__version__}"
+
+
+@pytest.mark.parametrize("name", list(Config.model_fields))
+def test_every_field_is_a_flag_that_can_be_set(name, tmp_path, capsys):
+    """Each in turn, with a value that its type takes: what is wrong is then the missing data."""
+    if name in ("version", "preset", "data"):
+        return
+    default = Config.model_fields[name].default
+    some = {None: "3", (): "3,4", "": "x"}.get(default, default)
+    if isinstance(some, tuple):
+        some = ",".join(map(str, some))
+    flag = f"--{name.replace('_', '-')}"
+    out = tmp_path / "run"
+    assert call("train", "--data", tmp_path / "absent.npy", flag, some, "--out", out) == 2
+    assert "no such file or folder" in capsys.readouterr().err
+    assert not out.exists()

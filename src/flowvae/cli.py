@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Set
 from pathlib import Path
 from types import UnionType
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 import click
 
@@ -93,8 +93,9 @@ def _field_option(name: str, field: Any) -> Callable[..., Any]:
         kind = click.Choice(get_args(kind))
     elif get_origin(kind) is tuple:
         kind = _TextList() if get_args(kind)[0] is str else _IntList()
-    elif isinstance(kind, UnionType):  # X | None; of sigma, text that Config reads
+    elif get_origin(kind) in (UnionType, Union):  # X | None; of sigma, text that Config reads
         kind = get_args(kind)[0]
+        kind = get_args(kind)[0] if get_origin(kind) is Annotated else kind
     default = field.default
     shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
     shown = "none" if shown in (None, "") else shown
