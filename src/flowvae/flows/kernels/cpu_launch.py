@@ -21,7 +21,7 @@ from flowvae.flows.kernels import cpu, cpu_shared
 
 __all__ = ["backward", "forward"]
 
-# A second thread takes a while to wake (about 50 µs on a virtual machine). Plain threads, asleep
+# A second thread takes a while to wake, longer on a virtual machine. Plain threads, asleep
 # between calls, rather than a parallel loop's: those wait for each other by spinning, and stall
 # when the cores are busy.
 _WORTH_A_THREAD = 200_000  # estimated ns
