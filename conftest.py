@@ -5,10 +5,15 @@ from pathlib import Path
 
 import pytest
 
-_KERNELS = "src/flowvae/flows/kernels"
-_NEEDS = {"cpu": "numba", "cpu_math": "numba", "cpu_shared": "numba", "cpu_launch": "numba"}
-_NEEDS["cuda"] = "triton"
-collect_ignore = [f"{_KERNELS}/{file}.py" for file, need in _NEEDS.items() if not find_spec(need)]
+_FLOWS, _OTHERS = "src/flowvae/flows/kernels", "src/flowvae/kernels"
+_NEEDS = {
+    "numba": [
+        *(f"{_FLOWS}/{file}.py" for file in ("cpu", "cpu_math", "cpu_shared", "cpu_launch")),
+        *(f"{_OTHERS}/{file}.py" for file in ("gaussian", "bernoulli")),
+    ],
+    "triton": [f"{_FLOWS}/cuda.py"],
+}
+collect_ignore = [f for need, files in _NEEDS.items() if not find_spec(need) for f in files]
 
 
 @pytest.fixture(autouse=True)

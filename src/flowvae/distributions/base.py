@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-import math
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
-__all__ = ["FlowSample", "LatentDistribution", "standard_log_prob", "standard_noise"]
+__all__ = ["FlowSample", "LatentDistribution", "standard_noise"]
 
 
 class FlowSample(NamedTuple):
@@ -102,8 +101,3 @@ def standard_noise(
     """ε ~ N(0, I) in the shape of draws of q, in the dtype and on the device of a tensor."""
     shape = q._extended_shape(torch.Size(sample_shape))
     return torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
-
-
-def standard_log_prob(eps: Tensor) -> Tensor:
-    """log N(ε; 0, I), (...), in nats."""
-    return -0.5 * eps.square().sum(-1) - 0.5 * math.log(2 * math.pi) * eps.shape[-1]

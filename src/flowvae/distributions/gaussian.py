@@ -12,9 +12,9 @@ from torch.distributions import constraints
 from flowvae.distributions.base import (
     FlowSample,
     LatentDistribution,
-    standard_log_prob,
     standard_noise,
 )
+from flowvae.distributions.draw import draw, standard_log_prob
 from flowvae.flows.householder import matvec
 
 __all__ = ["DiagonalGaussian", "FullGaussian", "StandardGaussian"]
@@ -60,10 +60,7 @@ class DiagonalGaussian(LatentDistribution):
         return self.at_noise(standard_noise(self, sample_shape, self.loc, generator))
 
     def at_noise(self, eps: Tensor) -> FlowSample:
-        # The density of z₀ = μ + σ ⊙ ε in terms of ε: no division by a small σ.
-        log_sigma = 0.5 * self.log_var
-        log_base = standard_log_prob(eps) - log_sigma.sum(-1)
-        z = torch.addcmul(self.loc, log_sigma.exp(), eps)
+        z, log_base = draw(self.loc, self.log_var, eps)
         return FlowSample(z, log_base, torch.zeros_like(log_base))
 
     def log_prob(self, value: Tensor) -> Tensor:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
+
+import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor, distributions
+from torch import Tensor
 from torch.nn import functional
 
+from flowvae.eager import eager
 from flowvae.likelihoods.base import UNIT_INTERVAL, Likelihood, ValueDistribution, uniform
 
 __all__ = ["Bernoulli", "ContinuousBernoulli"]
+
+_HAS_NUMBA = find_spec("numba") is not None
+_NS_PER_VALUE = 0.6
 
 
 class Bernoulli(Likelihood):
@@ -29,7 +38,7 @@ class Bernoulli(Likelihood):
     support = UNIT_INTERVAL
     pseudo_on_grey = True
 
-    def forward(self, logits: Float[Tensor, "*batch P"]) -> distributions.Independent:
+    def forward(self, logits: Float[Tensor, "*batch P"]) -> ValueDistribution:
         return _Pixels(logits)
 
     def outputs_at_mean(self, mean: Float[Tensor, " P"]) -> Tensor:
@@ -42,19 +51,76 @@ class Bernoulli(Likelihood):
         return x @ logits.T - functional.softplus(logits).sum(-1)
 
 
-class _Pixels(distributions.Independent):
-    """Independent Bernoulli pixels; log p(x) without the way through three classes."""
+class _Pixels(ValueDistribution):
+    """Independent Bernoulli pixels. No argument is checked: grey pixels are allowed."""
 
     def __init__(self, logits: Tensor) -> None:
-        self._logits = logits
-        # Argument checks are off because grey pixels are allowed (and checked once, when data is
-        # loaded).
-        pixels = distributions.Bernoulli(logits=logits, validate_args=False)
-        super().__init__(pixels, 1, validate_args=False)
+        self.logits = logits
+        super().__init__(logits.shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        value, logits = torch.broadcast_tensors(value, self._logits)
-        return -functional.binary_cross_entropy_with_logits(logits, value, reduction="none").sum(-1)
+        if _kernel_fits(value, self.logits):
+            return _LogProb.apply(self.logits, value)
+        return super().log_prob(value)
+
+    def log_prob_values(self, value: Tensor) -> Tensor:
+        value, logits = torch.broadcast_tensors(value, self.logits)
+        return -functional.binary_cross_entropy_with_logits(logits, value, reduction="none")
+
+    @property
+    def mean(self) -> Tensor:
+        return self.logits.sigmoid()
+
+    def draw(self, shape: torch.Size, generator: torch.Generator | None) -> Tensor:
+        return torch.bernoulli(self.mean.expand(shape), generator=generator)
+
+
+def _kernel_fits(x: Tensor, logits: Tensor) -> bool:
+    """Whether x is (..., P) and the logits (S, ..., P), as the kernel wants them."""
+    return (
+        x.dtype == logits.dtype == torch.float32
+        and x.device.type == logits.device.type == "cpu"
+        and x.shape == logits.shape[logits.dim() - x.dim() :]
+        and x.numel() > 0 < logits.numel()
+        and not x.requires_grad
+        and _HAS_NUMBA
+        and eager(x, logits)
+    )
+
+
+class _LogProb(torch.autograd.Function):
+    """log p(x|z), (...), of logits (..., P); the slopes are found on the way."""
+
+    @staticmethod
+    def forward(ctx, logits, x):
+        save, P = ctx.needs_input_grad[0], logits.shape[-1]
+        lines, rows = logits.contiguous(), x.contiguous()
+        out = lines.new_empty(lines.shape[:-1])
+        slopes = torch.empty_like(lines) if save else lines
+        addresses = (t.data_ptr() for t in (rows, lines, slopes, out))
+        kernel, run = _kernel()
+        arguments = (np.float32(0), *addresses, x.numel() // P, P)
+        cost = logits.numel() * _NS_PER_VALUE
+        run(lambda first, last: kernel(*arguments, first, last, save), out.numel(), 1, cost)
+        if save:
+            ctx.save_for_backward(logits, x, slopes)
+        return out
+
+    @staticmethod
+    def backward(ctx, out_bar):  # pyright: ignore[reportIncompatibleMethodOverride]
+        logits, x, slopes = ctx.saved_tensors
+        if torch.is_grad_enabled():  # to be differentiated again
+            slopes = x - logits.sigmoid()
+        return slopes * out_bar.unsqueeze(-1), None
+
+
+@cache
+def _kernel() -> tuple[Callable[..., None], Callable[..., None]]:
+    # numba takes half a second to import: not before it is needed.
+    from flowvae.flows.kernels import cpu_launch
+    from flowvae.kernels import bernoulli
+
+    return bernoulli.log_prob, cpu_launch.run
 
 
 class ContinuousBernoulli(Likelihood):

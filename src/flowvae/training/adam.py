@@ -16,7 +16,8 @@ class LeanAdam(torch.optim.Adam):
 
     PyTorch's step groups the parameters anew each time and counts for each of them apart, which at
     this model's size costs as much as the update itself. Here the lists are made once, and all
-    parameters share one count. Every parameter must have a gradient in every step.
+    parameters share one count; hooks that PyTorch would run around a step are not run. A step in
+    which a parameter has no gradient is PyTorch's own.
 
     Source: "Adam: A Method for Stochastic Optimization", arXiv 1412.6980.
 
@@ -66,6 +67,9 @@ class LeanAdam(torch.optim.Adam):
             amsgrad=False,
             maximize=False,
         )
+
+    # Or PyTorch wraps it, for hooks and for its profiler.
+    step.hooked = True  # pyright: ignore[reportFunctionMemberAccess]
 
     def _untie(self) -> None:
         """A count for each parameter again: PyTorch's step adds to all of them."""

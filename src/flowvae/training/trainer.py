@@ -137,12 +137,10 @@ class Trainer:
             else ElboTerms(*(torch.cat(t, 1) for t in zip(*found, strict=True)))
         )
         gradients = [p.grad for p in self.parameters if p.grad is not None]
-        norm = get_total_norm(gradients)
-        if self.config.max_grad_norm is not None:
-            clip_grads_with_norm_(self.parameters, self.config.max_grad_norm, norm)
-        if self.device.type != "cpu":
-            self._update_on_device(terms, norm.isfinite())
-        elif math.isfinite(norm):
+        finite = self._clip(gradients)
+        if isinstance(finite, Tensor):
+            self._update_on_device(terms, finite)
+        elif finite:
             self.optimizer.step()
             self.step += 1
             self.means.add(terms)
@@ -152,6 +150,16 @@ class Trainer:
             self._in_a_row += 1
             self._stop_if_hopeless(_MOST_SKIPPED)
         return terms
+
+    def _clip(self, gradients: list[Tensor]) -> bool | Tensor:
+        """Clip to ``max_grad_norm``; whether all gradients are finite, off the CPU as a tensor."""
+        most, on_cpu = self.config.max_grad_norm, self.device.type == "cpu"
+        if most is None and on_cpu and _finite_squares(gradients):
+            return True  # the norm would say the same, and take longer
+        norm = get_total_norm(gradients)
+        if most is not None:
+            clip_grads_with_norm_(self.parameters, most, norm)
+        return math.isfinite(norm) if on_cpu else norm.isfinite()
 
     def _update_on_device(self, terms: ElboTerms, finite: Tensor) -> None:
         """The same without waiting for the device: the optimizer itself leaves the update out."""
@@ -215,6 +223,12 @@ class Trainer:
         """Go on from what :meth:`save` wrote."""
         # Generators' states stay on the CPU; the rest is copied to where it belongs.
         self.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+
+
+def _finite_squares(gradients: Sequence[Tensor]) -> bool:
+    """Whether Σ g² is finite, and so every g. Large finite ones may overflow it."""
+    rows = (g.reshape(-1) for g in gradients)
+    return math.isfinite(sum((torch.dot(g, g) for g in rows), torch.zeros(())))
 
 
 def _adam(parameters: Sequence[Tensor], config: Config, device: torch.device) -> torch.optim.Adam:

@@ -50,7 +50,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def _run(kernel: Callable[[int, int], None], tasks: int, step: int, cost: float) -> None:
+def run(kernel: Callable[[int, int], None], tasks: int, step: int, cost: float) -> None:
     """Call ``kernel(first, last)`` over all tasks, on several threads if ``cost`` ns pay."""
     global _pool  # noqa: PLW0603
     threads = min(torch.get_num_threads(), int(cost / _WORTH_A_THREAD), -(-tasks // step))
@@ -164,7 +164,7 @@ def forward(
     cost = S * P * K * (_NS_PER_LAYER + _NS_PER_VALUE * D)
     if S == 1:
         lanes = _FORWARD[inverted]
-        _run(
+        run(
             lambda first, last: lanes(
                 *head, (address, set_), *parameters, *outputs, K, D, first, last, shift, tiny, save
             ),
@@ -175,7 +175,7 @@ def forward(
     else:
         shared = _FORWARD_SHARED[inverted]
         source = (address, sample, set_)
-        _run(
+        run(
             lambda first, last: shared(
                 *head, source, *parameters, *outputs, S, P, K, D, first, last, shift, tiny, save
             ),
@@ -214,7 +214,7 @@ def backward(
     if S == 1:
         lanes = _BACKWARD[inverted]
         known = (end, in_w, in_u, kept.data_ptr())
-        _run(
+        run(
             lambda first, last: lanes(token, *known, *gradients, *bars, K, D, first, last),
             P,
             1,
@@ -224,7 +224,7 @@ def backward(
         tasks = P * -(-S // cpu_shared.CHUNK)
         sums = _memory.empty((tasks, K, 2 * D + 2), torch.float64)
         known = (end, in_w, in_u, in_b, kept.data_ptr())
-        _run(
+        run(
             lambda first, last: cpu_shared.pullback(
                 *(token, *known, *gradients, sums.data_ptr()),
                 *(S, P, K, D, first, last, shift, tiny, inverted),
@@ -233,7 +233,7 @@ def backward(
             1,
             cost,
         )
-        _run(
+        run(
             lambda first, last: cpu_shared.finish(
                 *(token, in_w, in_u, in_b, sums.data_ptr(), *bars),
                 *(S, K, D, first, last, shift, tiny),

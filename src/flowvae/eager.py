@@ -1,0 +1,24 @@
+"""When tensors may be handed to code of our own, and when PyTorch must see every operation."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["eager"]
+
+_PLAIN = {Tensor, torch.nn.Parameter}
+
+
+def eager(*tensors: Tensor) -> bool:
+    """Whether nobody watches: no compiler or exporter, transform, dispatch mode or tensor subclass.
+
+    What is computed then may be one node of the graph with a hand-written adjoint, outside of
+    PyTorch's bookkeeping.
+    """
+    return (
+        not torch.compiler.is_compiling()
+        and {type(x) for x in tensors} <= _PLAIN
+        and torch._C._functorch.peek_interpreter_stack() is None  # pyright: ignore
+        and torch._C._len_torch_dispatch_stack() == 0
+    )
