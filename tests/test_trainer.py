@@ -179,6 +179,21 @@ def test_updates_without_a_finite_gradient_are_left_out_and_counted(small_data):
     assert weights(trainer).isfinite().all()
 
 
+@pytest.mark.parametrize("most", [None, 1.0])
+def test_a_gradient_whose_square_overflows_would_stop_adam_and_is_left_out(small_data, most):
+    trainer = make(small_data, max_grad_norm=most)
+    objective, before = trainer.objective, weights(trainer)
+
+    def steep(model, x, generator, step):
+        loss, terms = objective(model, x, generator, step)
+        return loss * 1e25, terms
+
+    trainer.objective = steep
+    next(trainer.steps())
+    assert (int(trainer.skipped), trainer.step) == (1, 0)
+    assert weights(trainer).equal(before)
+
+
 @pytest.mark.parametrize("batch_size", [30, 2])
 def test_nothing_finite_for_long_is_an_error(small_data, batch_size):
     trainer = make(small_data, batch_size=batch_size)
