@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +16,8 @@ from flowvae.eager import eager
 __all__ = ["draw", "standard_log_prob"]
 
 _HAS_NUMBA = find_spec("numba") is not None
-_NS_PER_VALUE = 2.0
+# Up to so many numbers one pass on one thread is faster than a dozen of PyTorch's operations.
+_FEW = 8192
 _TOKENS = {torch.float32: np.float32(0), torch.float64: np.float64(0)}
 
 
@@ -31,7 +30,7 @@ def draw(loc: Tensor, log_var: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
         loc.shape == log_var.shape == eps.shape[1:]
         and loc.dim() == 2
         and not eps.requires_grad
-        and _on_cpu(loc, log_var, eps)
+        and _few_on_cpu(loc, log_var, eps)
     )
     if fits:
         return _Draw.apply(loc, log_var, eps)
@@ -42,17 +41,17 @@ def draw(loc: Tensor, log_var: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
 
 def standard_log_prob(eps: Tensor) -> Tensor:
     """log N(ε; 0, I), (...), in nats."""
-    if eps.dim() > 1 and _on_cpu(eps):
+    if eps.dim() > 1 and _few_on_cpu(eps):
         return _StandardLogProb.apply(eps)
     return -0.5 * eps.square().sum(-1) - 0.5 * math.log(2 * math.pi) * eps.shape[-1]
 
 
-def _on_cpu(*tensors: Tensor) -> bool:
+def _few_on_cpu(*tensors: Tensor) -> bool:
     first = tensors[0]
     return (
         first.device.type == "cpu"
         and first.dtype in _TOKENS
-        and all(x.dtype == first.dtype and x.numel() for x in tensors)
+        and all(x.dtype == first.dtype and 0 < x.numel() <= _FEW for x in tensors)
         and _HAS_NUMBA
         and eager(*tensors)
     )
@@ -64,13 +63,6 @@ def _kernels() -> ModuleType:
     from flowvae.kernels import gaussian
 
     return gaussian
-
-
-def _over(kernel: Callable[..., None], arguments: tuple[Any, ...], n: int, values: int) -> None:
-    """Call a kernel for all n tasks, on several threads where so many values pay."""
-    from flowvae.flows.kernels import cpu_launch
-
-    cpu_launch.run(lambda *part: kernel(*arguments, *part), n, 1, values * _NS_PER_VALUE)
 
 
 def _together(x: Tensor) -> Tensor:
@@ -92,7 +84,7 @@ class _Draw(torch.autograd.Function):
         addresses = (eps.data_ptr(), z.data_ptr(), log_q.data_ptr())
         means, logs = _together(loc), _together(log_var)
         arguments = (_TOKENS[eps.dtype], _rows(means), _rows(logs), *addresses, S, B, D)
-        _over(_kernels().draw, arguments, B, eps.numel())
+        _kernels().draw(*arguments)
         ctx.save_for_backward(log_var, eps)
         return z, log_q
 
@@ -107,7 +99,7 @@ class _Draw(torch.autograd.Function):
         bars = (z_bar.data_ptr(), log_q_bar.data_ptr(), loc_bar.data_ptr(), log_var_bar.data_ptr())
         logs = _together(log_var)
         arguments = (_TOKENS[eps.dtype], _rows(logs), eps.data_ptr(), *bars, *eps.shape)
-        _over(_kernels().adjoint, arguments, eps.shape[1], eps.numel())
+        _kernels().adjoint(*arguments)
         return loc_bar, log_var_bar, None
 
 
@@ -116,8 +108,8 @@ class _StandardLogProb(torch.autograd.Function):
     def forward(ctx, eps):
         points = eps.contiguous()
         D, out = eps.shape[-1], points.new_empty(eps.shape[:-1])
-        arguments = (_TOKENS[eps.dtype], points.data_ptr(), out.data_ptr(), D)
-        _over(_kernels().standard_log_prob, arguments, out.numel(), eps.numel())
+        arguments = (points.data_ptr(), out.data_ptr(), out.numel(), D)
+        _kernels().standard_log_prob(_TOKENS[eps.dtype], *arguments)
         ctx.save_for_backward(eps)
         return out
 

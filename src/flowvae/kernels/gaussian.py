@@ -23,59 +23,56 @@ _EXACT = {"error_model": "numpy", "nogil": True, "cache": True}
 
 
 @njit(**_EXACT)
-def draw(token, loc, log_var, eps, z, log_q, S, B, D, first, last):
-    """z (S, B, D) and log q (S, B) for data first ≤ b < last."""
-    sigma, total = np.empty((last - first, D)), np.zeros(last - first)
-    for b in range(first, last):
+def draw(token, loc, log_var, eps, z, log_q, S, B, D):
+    """z (S, B, D) and log q (S, B)."""
+    sigma, total = np.empty((B, D)), np.zeros(B)
+    for b in range(B):
         logs = carray(row(log_var[0], token, b * log_var[1]), (D,))
         for d in range(D):
             scale, p = exp_parts(0.5 * logs[d])
-            sigma[b - first, d] = scale * p + scale
-            total[b - first] += logs[d]
+            sigma[b, d] = scale * p + scale
+            total[b] += logs[d]
     for s in range(S):
-        for b in range(first, last):
+        for b in range(B):
             mean = carray(row(loc[0], token, b * loc[1]), (D,))
             noise = carray(row(eps, token, (s * B + b) * D), (D,))
             point = carray(row(z, token, (s * B + b) * D), (D,))
             squares = 0.0
             for d in range(D):
                 x = np.float64(noise[d])
-                point[d] = mean[d] + sigma[b - first, d] * x
+                point[d] = mean[d] + sigma[b, d] * x
                 squares += x * x
-            log_density = -0.5 * (squares + total[b - first]) - D * _HALF_LOG_TWO_PI
+            log_density = -0.5 * (squares + total[b]) - D * _HALF_LOG_TWO_PI
             carray(row(log_q, token, s * B + b), (1,))[0] = log_density
 
 
 @njit(**_EXACT)
-def adjoint(token, log_var, eps, z_bar, log_q_bar, loc_bar, log_var_bar, S, B, D, first, last):
+def adjoint(token, log_var, eps, z_bar, log_q_bar, loc_bar, log_var_bar, S, B, D):
     """Gradients of μ and log σ², (B, D): Σ_s z̄ and ½ (σ Σ_s z̄ ε - Σ_s q̄)."""
-    n = last - first
-    plain, by_noise, total = np.zeros((n, D)), np.zeros((n, D)), np.zeros(n)
+    plain, by_noise, total = np.zeros((B, D)), np.zeros((B, D)), np.zeros(B)
     for s in range(S):
-        for b in range(first, last):
-            i = b - first
+        for b in range(B):
             noise = carray(row(eps, token, (s * B + b) * D), (D,))
             point_bar = carray(row(z_bar, token, (s * B + b) * D), (D,))
-            total[i] += carray(row(log_q_bar, token, s * B + b), (1,))[0]
+            total[b] += carray(row(log_q_bar, token, s * B + b), (1,))[0]
             for d in range(D):
                 g = np.float64(point_bar[d])
-                plain[i, d] += g
-                by_noise[i, d] += g * noise[d]
-    for b in range(first, last):
-        i = b - first
+                plain[b, d] += g
+                by_noise[b, d] += g * noise[d]
+    for b in range(B):
         logs = carray(row(log_var[0], token, b * log_var[1]), (D,))
         mean_bar = carray(row(loc_bar, token, b * D), (D,))
         logs_bar = carray(row(log_var_bar, token, b * D), (D,))
         for d in range(D):
             scale, p = exp_parts(0.5 * logs[d])
-            mean_bar[d] = plain[i, d]
-            logs_bar[d] = 0.5 * ((scale * p + scale) * by_noise[i, d] - total[i])
+            mean_bar[d] = plain[b, d]
+            logs_bar[d] = 0.5 * ((scale * p + scale) * by_noise[b, d] - total[b])
 
 
 @njit(**_EXACT)
-def standard_log_prob(token, z, log_p, D, first, last):
-    """log N(z; 0, I) of rows first ≤ r < last of z (R, D)."""
-    for r in range(first, last):
+def standard_log_prob(token, z, log_p, R, D):
+    """log N(z; 0, I) of the rows of z (R, D)."""
+    for r in range(R):
         point = carray(row(z, token, r * D), (D,))
         squares = 0.0
         for d in range(D):
