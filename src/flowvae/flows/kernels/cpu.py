@@ -15,7 +15,9 @@ import numpy as np
 from numba import carray, njit
 
 from flowvae.flows.kernels.cpu_math import (
+    claim,
     constrained,
+    done,
     load,
     log_abs_det,
     log_det_slopes,
@@ -122,17 +124,17 @@ def _move_inverse_adjoint(z, g, w, u, dw, du, D, t, r, a_bar, wu_bar, ww_bar2):
 
 
 @njit(**_EXACT)
-def forward(token, z, w, u, b, z_K, ladj, kept, exact_end, K, D, first, last, shift, tiny, save):
-    """z_K, Σ ladj_k and, if ``save``, what the adjoint needs, for sets first ≤ p < last.
+def forward(token, z, w, u, b, z_K, ladj, kept, exact_end, P, K, D, shift, tiny, save, counter):
+    """z_K, Σ ladj_k and, if ``save``, what the adjoint needs, for all sets it claims.
 
     ``z``, ``w``, ``u`` and ``b`` are (address, stride from set to set); ``z_K``, ``ladj``, ``kept``
-    and ``exact_end``, z_K again (both float64), are addresses of contiguous memory. ``first`` is a
-    multiple of ``LANES``.
+    and ``exact_end``, z_K again (both float64), are addresses of contiguous memory.
     """
     q, points = np.zeros(_ROWS * LANES), np.zeros((LANES, D))
     at = points.ctypes.data
-    for p in range(first, last, LANES):
-        n = min(LANES, last - p)
+    p = claim(counter, LANES)
+    while p < P:
+        n = min(LANES, P - p)
         _load(points, token, z, p, n)
         q[_LADJ : _LADJ + LANES] = 0.0
         for k in range(K):
@@ -150,6 +152,8 @@ def forward(token, z, w, u, b, z_K, ladj, kept, exact_end, K, D, first, last, sh
                 _lanes_adjoint(q, tiny)
                 _keep(q, kept, p, k, K, _FORWARD)
         _store(points, q, token, z_K, ladj, exact_end, p, n, save)
+        done(counter, n)
+        p = claim(counter, LANES)
 
 
 @njit(**_EXACT)
@@ -163,12 +167,13 @@ def _lanes_forward(q, shift, tiny):
 
 
 @njit(**_EXACT)
-def inverse(token, z_K, w, u, b, z, ladj, kept, exact_end, K, D, first, last, shift, tiny, save):
+def inverse(token, z_K, w, u, b, z, ladj, kept, exact_end, P, K, D, shift, tiny, save, counter):
     """z, -Σ ladj_k and, if ``save``, what the adjoint needs, from z_K; as in :func:`forward`."""
     q, points = np.zeros(_ROWS * LANES), np.zeros((LANES, D))
     at = points.ctypes.data
-    for p in range(first, last, LANES):
-        n = min(LANES, last - p)
+    p = claim(counter, LANES)
+    while p < P:
+        n = min(LANES, P - p)
         _load(points, token, z_K, p, n)
         q[_LADJ : _LADJ + LANES] = 0.0
         for k in range(K - 1, -1, -1):
@@ -189,6 +194,8 @@ def inverse(token, z_K, w, u, b, z, ladj, kept, exact_end, K, D, first, last, sh
                 _lanes_adjoint(q, tiny)
                 _keep(q, kept, p, k, K, _INVERSE)
         _store(points, q, token, z, ladj, exact_end, p, n, save)
+        done(counter, n)
+        p = claim(counter, LANES)
 
 
 @njit(**_EXACT)
@@ -260,10 +267,10 @@ def backward(
     w_bar,
     u_bar,
     b_bar,
+    P,
     K,
     D,
-    first,
-    last,
+    counter,
 ):
     """The adjoint: gradients of z, w, u and b from those of z_K and Σ ladj_k.
 
@@ -273,7 +280,8 @@ def backward(
     """
     z, g = np.zeros(D), np.zeros(D)
     z_at, g_at = row(z.ctypes.data, 1.0, 0), row(g.ctypes.data, 1.0, 0)
-    for p in range(first, last):
+    p = claim(counter, 1)
+    while p < P:
         end = carray(row(z_K, 1.0, p * D), (D,))
         end_bar = carray(row(z_K_bar, token, p * D), (D,))
         for d in range(D):
@@ -295,11 +303,13 @@ def backward(
         start_bar = carray(row(z_bar, token, p * D), (D,))
         for d in range(D):
             start_bar[d] = g[d]
+        done(counter, 1)
+        p = claim(counter, 1)
 
 
 @njit(**_EXACT)
 def inverse_backward(
-    token, z, w, u, kept, z_bar, ladj_bar, z_K_bar, w_bar, u_bar, b_bar, K, D, first, last
+    token, z, w, u, kept, z_bar, ladj_bar, z_K_bar, w_bar, u_bar, b_bar, P, K, D, counter
 ):
     """The inverse's adjoint by the implicit function theorem, walking forward from z.
 
@@ -307,7 +317,8 @@ def inverse_backward(
     """
     point, g = np.zeros(D), np.zeros(D)
     z_at, g_at = row(point.ctypes.data, 1.0, 0), row(g.ctypes.data, 1.0, 0)
-    for p in range(first, last):
+    p = claim(counter, 1)
+    while p < P:
         start = carray(row(z, 1.0, p * D), (D,))
         start_bar = carray(row(z_bar, token, p * D), (D,))
         for d in range(D):
@@ -329,6 +340,8 @@ def inverse_backward(
         end_bar = carray(row(z_K_bar, token, p * D), (D,))
         for d in range(D):
             end_bar[d] = g[d]
+        done(counter, 1)
+        p = claim(counter, 1)
 
 
 @njit(**_EXACT)

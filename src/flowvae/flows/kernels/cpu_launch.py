@@ -9,8 +9,6 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,13 +16,10 @@ import torch
 from torch import Tensor
 
 from flowvae.flows.kernels import cpu, cpu_shared
+from flowvae.flows.kernels.cpu_threads import run
 
 __all__ = ["backward", "forward"]
 
-# A second thread takes a while to wake, longer on a virtual machine. Plain threads, asleep
-# between calls, rather than a parallel loop's: those wait for each other by spinning, and stall
-# when the cores are busy.
-_WORTH_A_THREAD = 200_000  # estimated ns
 _NS_PER_LAYER, _NS_PER_VALUE = 25.0, 1.0
 
 _WORTH_KEEPING, _LINE = 128 << 10, 64
@@ -36,35 +31,6 @@ _Kernels = dict[bool, Callable[..., None]]  # by whether the map is inverted
 _FORWARD: _Kernels = {False: cpu.forward, True: cpu.inverse}
 _FORWARD_SHARED: _Kernels = {False: cpu_shared.forward, True: cpu_shared.inverse}
 _BACKWARD: _Kernels = {False: cpu.backward, True: cpu.inverse_backward}
-
-_pool: ThreadPoolExecutor | None = None
-
-
-def _after_fork() -> None:
-    # Threads do not survive a fork, and another thread may have held the lock.
-    global _pool, _memory
-    _pool, _memory = None, _Memory(_memory.limit)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-
-
-def _run(kernel: Callable[[int, int], None], tasks: int, step: int, cost: float) -> None:
-    """Call ``kernel(first, last)`` over all tasks, on several threads if ``cost`` ns pay."""
-    global _pool  # noqa: PLW0603
-    threads = min(torch.get_num_threads(), int(cost / _WORTH_A_THREAD), -(-tasks // step))
-    if threads <= 1:
-        kernel(0, tasks)
-        return
-    if _pool is None:
-        _pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="flowvae")
-    cuts = [tasks * t // threads // step * step for t in range(threads)] + [tasks]
-    others = [_pool.submit(kernel, first, last) for first, last in pairwise(cuts[1:])]
-    kernel(cuts[0], cuts[1])
-    for other in others:
-        other.result()
-
 
 class _Memory:
     """Memory of large results, handed out again when the tensor that had it is gone.
@@ -114,6 +80,16 @@ class _Memory:
 _memory = _Memory(limit=256 << 20)
 
 
+def _after_fork() -> None:
+    # Another thread may have held the lock.
+    global _memory
+    _memory = _Memory(_memory.limit)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 def _token(z: Tensor) -> np.float32 | np.float64:
     return np.float32(0) if z.dtype == torch.float32 else np.float64(0)
 
@@ -156,33 +132,19 @@ def forward(
     ladj = torch.empty((S, P), dtype=z.dtype)
     kept = _memory.empty((numbers_kept(S, P, K, D, inverted) if save else 0,), torch.float64)
     tiny = _TINY[z.dtype]
-    head = (_token(z),)
     address, sample, set_ = z.data_ptr(), z.stride(0), z.stride(1)
     parameters = _inputs(w, u, b)
     exact_end = _exact_end(kept, S * P * D)
     outputs = (end.data_ptr(), ladj.data_ptr(), kept.data_ptr(), exact_end)
     cost = S * P * K * (_NS_PER_LAYER + _NS_PER_VALUE * D)
     if S == 1:
-        lanes = _FORWARD[inverted]
-        _run(
-            lambda first, last: lanes(
-                *head, (address, set_), *parameters, *outputs, K, D, first, last, shift, tiny, save
-            ),
-            P,
-            cpu.LANES,
-            cost,
-        )
+        source = (address, set_)
+        arguments = (_token(z), source, *parameters, *outputs, P, K, D, shift, tiny, save)
+        run(_FORWARD[inverted], arguments, P, cost)
     else:
-        shared = _FORWARD_SHARED[inverted]
         source = (address, sample, set_)
-        _run(
-            lambda first, last: shared(
-                *head, source, *parameters, *outputs, S, P, K, D, first, last, shift, tiny, save
-            ),
-            P * -(-S // cpu_shared.CHUNK),
-            1,
-            cost,
-        )
+        arguments = (_token(z), source, *parameters, *outputs, S, P, K, D, shift, tiny, save)
+        run(_FORWARD_SHARED[inverted], arguments, P * -(-S // cpu_shared.CHUNK), cost)
     return end, ladj, kept
 
 
@@ -212,34 +174,13 @@ def backward(
     gradients = (end_bar.data_ptr(), ladj_bar.data_ptr(), start_bar.data_ptr())
     cost = 2 * S * P * K * (_NS_PER_LAYER + _NS_PER_VALUE * D)
     if S == 1:
-        lanes = _BACKWARD[inverted]
-        known = (end, in_w, in_u, kept.data_ptr())
-        _run(
-            lambda first, last: lanes(token, *known, *gradients, *bars, K, D, first, last),
-            P,
-            1,
-            cost,
-        )
+        arguments = (token, end, in_w, in_u, kept.data_ptr(), *gradients, *bars, P, K, D)
+        run(_BACKWARD[inverted], arguments, P, cost)
     else:
         tasks = P * -(-S // cpu_shared.CHUNK)
         sums = _memory.empty((tasks, K, 2 * D + 2), torch.float64)
-        known = (end, in_w, in_u, in_b, kept.data_ptr())
-        _run(
-            lambda first, last: cpu_shared.pullback(
-                *(token, *known, *gradients, sums.data_ptr()),
-                *(S, P, K, D, first, last, shift, tiny, inverted),
-            ),
-            tasks,
-            1,
-            cost,
-        )
-        _run(
-            lambda first, last: cpu_shared.finish(
-                *(token, in_w, in_u, in_b, sums.data_ptr(), *bars),
-                *(S, K, D, first, last, shift, tiny),
-            ),
-            P,
-            1,
-            P * K * D * 4.0,
-        )
+        known = (token, end, in_w, in_u, in_b, kept.data_ptr(), *gradients, sums.data_ptr())
+        run(cpu_shared.pullback, (*known, S, P, K, D, shift, tiny, inverted), tasks, cost)
+        known = (token, in_w, in_u, in_b, sums.data_ptr(), *bars)
+        run(cpu_shared.finish, (*known, S, P, K, D, shift, tiny), P, P * K * D * 4.0)
     return start_bar, w_bar, u_bar, b_bar

@@ -16,7 +16,9 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 __all__ = [
+    "claim",
     "constrained",
+    "done",
     "load",
     "log_abs_det",
     "log_det_slopes",
@@ -132,6 +134,29 @@ def store(context, pointer, i, value, place):
         return context.get_dummy_value()
 
     return types.void(pointer, i, types.float64, place), build
+
+
+@intrinsic
+def _add_atomically(context, address, amount):
+    """Add to the int64 at an address, which other threads add to as well; what it was before."""
+
+    def build(context, builder, signature, arguments):
+        pointer = builder.inttoptr(arguments[0], ir.IntType(64).as_pointer())
+        return builder.atomic_rmw("add", pointer, arguments[1], "acq_rel")
+
+    return types.int64(types.int64, types.int64), build
+
+
+@njit(**INLINE)
+def claim(counter, n):
+    """The first of the next n tasks that no thread has claimed."""
+    return _add_atomically(counter.ctypes.data, n)
+
+
+@njit(**INLINE)
+def done(counter, n):
+    """Say that n tasks are done."""
+    _add_atomically(counter.ctypes.data + 8, n)
 
 
 @intrinsic
