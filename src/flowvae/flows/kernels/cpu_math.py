@@ -19,14 +19,12 @@ __all__ = [
     "claim",
     "constrained",
     "done",
-    "load",
     "log_abs_det",
     "log_det_slopes",
     "prefetch",
     "row",
     "select",
     "solve",
-    "store",
     "tanh_and_slope",
 ]
 
@@ -89,51 +87,6 @@ def row(context, address, token, offset):
         return builder.gep(start, [arguments[2]])
 
     return signature, build
-
-
-# Memory that a kernel promises not to overlap: parameters, their gradients, a point, its gradient.
-# Without the promise LLVM checks addresses before every short loop over d, which costs as much as
-# the loop.
-_PLACES = ("parameters", "w_bar", "u_bar", "z", "z_bar")
-
-
-def _promise(module, instruction, place):
-    domain = module.add_metadata(["flowvae"])
-    here, *others = (
-        module.add_metadata([f"flowvae {name}", domain])
-        for name in sorted(_PLACES, key=place.__ne__)
-    )
-    instruction.set_metadata("alias.scope", module.add_metadata([here]))
-    instruction.set_metadata("noalias", module.add_metadata(others))
-
-
-@intrinsic
-def load(context, pointer, i, place):
-    """``pointer[i]`` as float64; ``place`` is one of ``_PLACES``, written out."""
-    if not isinstance(place, types.StringLiteral):
-        return None  # numba asks again with the literal
-
-    def build(context, builder, signature, arguments):
-        value = builder.load(builder.gep(arguments[0], [arguments[1]]))
-        _promise(builder.module, value, place.literal_value)
-        return context.cast(builder, value, pointer.dtype, types.float64)
-
-    return types.float64(pointer, i, place), build
-
-
-@intrinsic
-def store(context, pointer, i, value, place):
-    """``pointer[i] = value``, from float64."""
-    if not isinstance(place, types.StringLiteral):
-        return None
-
-    def build(context, builder, signature, arguments):
-        rounded = context.cast(builder, arguments[2], types.float64, pointer.dtype)
-        done = builder.store(rounded, builder.gep(arguments[0], [arguments[1]]))
-        _promise(builder.module, done, place.literal_value)
-        return context.get_dummy_value()
-
-    return types.void(pointer, i, types.float64, place), build
 
 
 @intrinsic
@@ -287,8 +240,10 @@ def log_abs_det(t, h, m, s, d):
 def log_det_slopes(t, h, m, s, sigma):
     """∂ladj/∂a = -2 t h m / (1 + h m), ∂ladj/∂(wᵀu) = h σ / (1 + h m), and 1 + h m itself."""
     det = _not_zero(_det(t, h, m, s))
-    slope = select(det < 1e-290, select(abs(t) < 1e-150, 1.0, h * sigma / det), h * sigma / det)
-    return -2.0 * t * h * m / det, slope, det
+    by_det = 1.0 / det
+    slope = h * sigma * by_det
+    slope = select(det < 1e-290, select(abs(t) < 1e-150, 1.0, slope), slope)
+    return -2.0 * t * h * m * by_det, slope, det
 
 
 @njit(error_model="numpy", nogil=True, cache=True)
