@@ -57,9 +57,10 @@ _T, _R, _H, _KAPPA, _SLOPE, _BY_WU, _BY_WW, _DET, _WW, _WU, _A, _RT, _LADJ, _M, 
 )
 
 
-
 @njit(**EXACT)
-def forward(token, z, w, u, b, z_K, ladj, kept, exact_end, P, K, D, shift, tiny, save, counter):
+def forward(
+    token, z, w, u, b, z_K, ladj, kept, exact_end, P, K, D, shift, tiny, save, counter, from_the_end
+):
     """z_K, Σ ladj_k and, if ``save``, what the adjoint needs, for all sets it claims.
 
     ``z``, ``w``, ``u`` and ``b`` are (address, stride from set to set); ``z_K``, ``ladj``, ``kept``
@@ -67,7 +68,7 @@ def forward(token, z, w, u, b, z_K, ladj, kept, exact_end, P, K, D, shift, tiny,
     """
     q, points = np.zeros(_ROWS * LANES), _scratch(LANES, D)
     at, width = points.ctypes.data, points.shape[1]
-    p = claim(counter, LANES)
+    p = claim(counter, P, LANES, from_the_end)
     while p < P:
         n = min(LANES, P - p)
         _load(points, token, z, p, n, D)
@@ -88,7 +89,7 @@ def forward(token, z, w, u, b, z_K, ladj, kept, exact_end, P, K, D, shift, tiny,
                 _keep(q, kept, p, k, K, _FORWARD)
         _store(points, q, token, z_K, ladj, exact_end, p, n, D, save)
         done(counter, n)
-        p = claim(counter, LANES)
+        p = claim(counter, P, LANES, from_the_end)
 
 
 @njit(**EXACT)
@@ -105,11 +106,13 @@ def _lanes_forward(q, shift, tiny):
 
 
 @njit(**EXACT)
-def inverse(token, z_K, w, u, b, z, ladj, kept, exact_end, P, K, D, shift, tiny, save, counter):
+def inverse(
+    token, z_K, w, u, b, z, ladj, kept, exact_end, P, K, D, shift, tiny, save, counter, from_the_end
+):
     """z, -Σ ladj_k and, if ``save``, what the adjoint needs, from z_K; as in :func:`forward`."""
     q, points = np.zeros(_ROWS * LANES), _scratch(LANES, D)
     at, width = points.ctypes.data, points.shape[1]
-    p = claim(counter, LANES)
+    p = claim(counter, P, LANES, from_the_end)
     while p < P:
         n = min(LANES, P - p)
         _load(points, token, z_K, p, n, D)
@@ -133,7 +136,7 @@ def inverse(token, z_K, w, u, b, z, ladj, kept, exact_end, P, K, D, shift, tiny,
                 _keep(q, kept, p, k, K, _INVERSE)
         _store(points, q, token, z, ladj, exact_end, p, n, D, save)
         done(counter, n)
-        p = claim(counter, LANES)
+        p = claim(counter, P, LANES, from_the_end)
 
 
 @njit(**EXACT)
@@ -209,7 +212,22 @@ _T_K, _R_K, _A_BAR, _WU_BAR, _WW_BAR2 = range(5)
 
 @njit(**EXACT)
 def backward(
-    token, z_K, w, u, kept, z_K_bar, ladj_bar, z_bar, w_bar, u_bar, b_bar, P, K, D, counter
+    token,
+    z_K,
+    w,
+    u,
+    kept,
+    z_K_bar,
+    ladj_bar,
+    z_bar,
+    w_bar,
+    u_bar,
+    b_bar,
+    P,
+    K,
+    D,
+    counter,
+    from_the_end,
 ):
     """The adjoint: gradients of z, w, u and b from those of z_K and Σ ladj_k.
 
@@ -220,7 +238,7 @@ def backward(
     q = np.zeros((_SIDE_BY_SIDE, 5))
     points, g = _scratch(_SIDE_BY_SIDE, D), _scratch(_SIDE_BY_SIDE, D)
     at, g_at, width = points.ctypes.data, g.ctypes.data, points.shape[1]
-    p = claim(counter, _SIDE_BY_SIDE)
+    p = claim(counter, P, _SIDE_BY_SIDE, from_the_end)
     while p < P:
         n = min(_SIDE_BY_SIDE, P - p)
         _load(points, 1.0, (z_K, D), p, n, D)
@@ -247,12 +265,27 @@ def backward(
                 move_adjoint(z_i, g_i, w_k, u_k, dw, du, D, q[i])
         _store_points(g, token, z_bar, p, n, D)
         done(counter, n)
-        p = claim(counter, _SIDE_BY_SIDE)
+        p = claim(counter, P, _SIDE_BY_SIDE, from_the_end)
 
 
 @njit(**EXACT)
 def inverse_backward(
-    token, z, w, u, kept, z_bar, ladj_bar, z_K_bar, w_bar, u_bar, b_bar, P, K, D, counter
+    token,
+    z,
+    w,
+    u,
+    kept,
+    z_bar,
+    ladj_bar,
+    z_K_bar,
+    w_bar,
+    u_bar,
+    b_bar,
+    P,
+    K,
+    D,
+    counter,
+    from_the_end,
 ):
     """The inverse's adjoint by the implicit function theorem, walking forward from z.
 
@@ -261,7 +294,7 @@ def inverse_backward(
     q = np.zeros((_SIDE_BY_SIDE, 5))
     points, g = _scratch(_SIDE_BY_SIDE, D), _scratch(_SIDE_BY_SIDE, D)
     at, g_at, width = points.ctypes.data, g.ctypes.data, points.shape[1]
-    p = claim(counter, _SIDE_BY_SIDE)
+    p = claim(counter, P, _SIDE_BY_SIDE, from_the_end)
     while p < P:
         n = min(_SIDE_BY_SIDE, P - p)
         _load(points, 1.0, (z, D), p, n, D)
@@ -288,7 +321,7 @@ def inverse_backward(
                 move_inverse_adjoint(z_i, g_i, w_k, u_k, dw, du, D, q[i])
         _store_points(g, token, z_K_bar, p, n, D)
         done(counter, n)
-        p = claim(counter, _SIDE_BY_SIDE)
+        p = claim(counter, P, _SIDE_BY_SIDE, from_the_end)
 
 
 @njit(**EXACT)

@@ -32,6 +32,7 @@ _FORWARD: _Kernels = {False: cpu.forward, True: cpu.inverse}
 _FORWARD_SHARED: _Kernels = {False: cpu_shared.forward, True: cpu_shared.inverse}
 _BACKWARD: _Kernels = {False: cpu.backward, True: cpu.inverse_backward}
 
+
 class _Memory:
     """Memory of large results, handed out again when the tensor that had it is gone.
 

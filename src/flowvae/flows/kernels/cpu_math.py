@@ -101,9 +101,20 @@ def _add_atomically(context, address, amount):
 
 
 @njit(**INLINE)
-def claim(counter, n):
-    """The first of the next n tasks that no thread has claimed."""
-    return _add_atomically(counter.ctypes.data, n)
+def claim(counter, tasks, n, from_the_end):
+    """The first of n tasks that no other thread gets; ``tasks`` if none are left.
+
+    The caller's thread takes from the front and helpers from the end, so that from call to call each
+    meets the data that lie in its own core's cache. ``counter`` is of claims, of tasks done, of
+    claims at the front and at the end.
+    """
+    address = counter.ctypes.data
+    claims = (tasks + n - 1) // n
+    if _add_atomically(address, 1) >= claims:
+        return tasks
+    if from_the_end:
+        return (claims - 1 - _add_atomically(address + 24, 1)) * n
+    return _add_atomically(address + 16, 1) * n
 
 
 @njit(**INLINE)

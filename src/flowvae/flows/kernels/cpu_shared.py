@@ -106,14 +106,16 @@ def _store(points, token, target, s, n, p, P):
 
 
 @njit(**_EXACT)
-def forward(token, z, w, u, b, z_K, ladj, a, exact_end, S, P, K, D, shift, tiny, save, counter):
+def forward(
+    token, z, w, u, b, z_K, ladj, a, exact_end, S, P, K, D, shift, tiny, save, counter, from_the_end
+):
     """z_K, Σ ladj_k and, if ``save``, a_k and z_K in float64, for the tasks it claims.
 
     ``z`` is (address, stride from sample to sample, from set to set).
     """
     q, points = np.zeros(_SCRATCH), np.zeros((D, LANES))
     chunks = (S + CHUNK - 1) // CHUNK
-    task = claim(counter, 1)
+    task = claim(counter, P * chunks, 1, from_the_end)
     while task < P * chunks:
         p, start = task // chunks, (task % chunks) * CHUNK
         vectors, numbers = _parameters(token, w, u, b, K, D, p, shift, tiny)
@@ -135,7 +137,7 @@ def forward(token, z, w, u, b, z_K, ladj, a, exact_end, S, P, K, D, shift, tiny,
             for i in range(n):
                 carray(row(ladj, token, (s + i) * P + p), (1,))[0] = q[_LADJ + i]
         done(counter, 1)
-        task = claim(counter, 1)
+        task = claim(counter, P * chunks, 1, from_the_end)
 
 
 @njit(**_EXACT)
@@ -147,11 +149,13 @@ def _lanes_forward(q, m, s, d):
 
 
 @njit(**_EXACT)
-def inverse(token, z_K, w, u, b, z, ladj, a, exact_end, S, P, K, D, shift, tiny, save, counter):
+def inverse(
+    token, z_K, w, u, b, z, ladj, a, exact_end, S, P, K, D, shift, tiny, save, counter, from_the_end
+):
     """z, -Σ ladj_k and, if ``save``, a_k and z in float64, from z_K; as in :func:`forward`."""
     q, points = np.zeros(_SCRATCH), np.zeros((D, LANES))
     chunks = (S + CHUNK - 1) // CHUNK
-    task = claim(counter, 1)
+    task = claim(counter, P * chunks, 1, from_the_end)
     while task < P * chunks:
         p, start = task // chunks, (task % chunks) * CHUNK
         vectors, numbers = _parameters(token, w, u, b, K, D, p, shift, tiny)
@@ -183,7 +187,7 @@ def inverse(token, z_K, w, u, b, z, ladj, a, exact_end, S, P, K, D, shift, tiny,
             for i in range(n):
                 carray(row(ladj, token, (s + i) * P + p), (1,))[0] = q[_LADJ + i]
         done(counter, 1)
-        task = claim(counter, 1)
+        task = claim(counter, P * chunks, 1, from_the_end)
 
 
 @njit(**_EXACT)
@@ -197,7 +201,7 @@ def _lanes_inverse(q, m, s, d):
 @njit(**_EXACT)
 def pullback(
     token, end, w, u, b, a, end_bar, ladj_bar, start_bar, sums,
-    S, P, K, D, shift, tiny, inverted, counter,
+    S, P, K, D, shift, tiny, inverted, counter, from_the_end,
 ):  # fmt: skip
     """The adjoint of :func:`forward`, or of :func:`inverse` if ``inverted``.
 
@@ -207,7 +211,7 @@ def pullback(
     """
     q, points, g = np.zeros(_SCRATCH), np.zeros((D, LANES)), np.zeros((D, LANES))
     chunks = (S + CHUNK - 1) // CHUNK
-    task = claim(counter, 1)
+    task = claim(counter, P * chunks, 1, from_the_end)
     while task < P * chunks:
         p, start = task // chunks, (task % chunks) * CHUNK
         vectors, numbers = _parameters(token, w, u, b, K, D, p, shift, tiny)
@@ -244,7 +248,7 @@ def pullback(
                     to[2 * D + 1] += q[_A_BAR + i]
             _store(g, token, start_bar, s, n, p, P)
         done(counter, 1)
-        task = claim(counter, 1)
+        task = claim(counter, P * chunks, 1, from_the_end)
 
 
 @njit(**_EXACT)
@@ -277,10 +281,12 @@ def _lanes_inverse_adjoint(q, m, s, sigma, n):
 
 
 @njit(**_EXACT)
-def finish(token, w, u, b, sums, w_bar, u_bar, b_bar, S, P, K, D, shift, tiny, counter):
+def finish(
+    token, w, u, b, sums, w_bar, u_bar, b_bar, S, P, K, D, shift, tiny, counter, from_the_end
+):
     """Gradients of the sets it claims from the sums of their tasks."""
     chunks = (S + CHUNK - 1) // CHUNK
-    p = claim(counter, 1)
+    p = claim(counter, P, 1, from_the_end)
     while p < P:
         vectors, numbers = _parameters(token, w, u, b, K, D, p, shift, tiny)
         for k in range(K):
@@ -303,4 +309,4 @@ def finish(token, w, u, b, sums, w_bar, u_bar, b_bar, S, P, K, D, shift, tiny, c
                 dw[d] = total[D + d] + r * total[d] + wu_bar * u_k[d] + ww_bar2 * w_k[d]
             carray(row(b_bar, token, p * K), (K,))[k] = total[2 * D + 1]
         done(counter, 1)
-        p = claim(counter, 1)
+        p = claim(counter, P, 1, from_the_end)

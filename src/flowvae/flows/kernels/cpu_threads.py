@@ -22,7 +22,7 @@ __all__ = ["run"]
 
 _WORTH_A_THREAD = 60_000  # estimated ns; waking a thread takes about half of it
 
-_Kernel = Callable[[np.ndarray], None]
+_Kernel = Callable[[np.ndarray, bool], None]
 _helpers: list[SimpleQueue[tuple[_Kernel, np.ndarray, SimpleQueue[None]]]] = []
 _lock = threading.Lock()
 
@@ -38,22 +38,21 @@ if hasattr(os, "register_at_fork"):
 
 
 def run(kernel: Callable[..., None], arguments: tuple, tasks: int, cost: float) -> None:
-    """Call ``kernel(*arguments, counter)``, on several threads if ``cost`` ns pay.
+    """Call ``kernel(*arguments, counter, from_the_end)``, by several threads if ``cost`` ns pay.
 
-    The kernel claims tasks from the first number of ``counter`` until all ``tasks`` are taken, and
-    counts those that it has done in the second.
+    It claims tasks (:func:`cpu_math.claim`) until all are taken, and counts those that it has done.
     """
-    counter = np.zeros(2, np.int64)
+    counter = np.zeros(4, np.int64)
     threads = int(cost / _WORTH_A_THREAD)
     if threads > 1:
         threads = min(threads, torch.get_num_threads(), tasks)
     if threads <= 1:
-        kernel(*arguments, counter)
+        kernel(*arguments, counter, False)
         return
     work, done = partial(kernel, *arguments), SimpleQueue()
     for inbox in _awake(threads - 1):
         inbox.put((work, counter, done))
-    work(counter)
+    work(counter, False)
     while counter[1] < tasks:
         done.get()
 
@@ -73,6 +72,6 @@ def _awake(count: int) -> list[SimpleQueue]:
 def _help(inbox: SimpleQueue) -> None:
     while True:
         work, counter, done = inbox.get()
-        work(counter)
+        work(counter, True)
         done.put(None)
         del work, counter, done

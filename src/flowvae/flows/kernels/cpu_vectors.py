@@ -98,9 +98,7 @@ def load(context, pointer, i, n, place):
         align = ir.IntType(32)(pointer.dtype.bitwidth // 8)
         rest = ir.Constant(kind, [0.0] * WIDTH)
         mask = _first(builder, arguments[2])
-        values = _call(
-            builder, _named("masked.load", kind) + ".p0", kind, at, align, mask, rest
-        )
+        values = _call(builder, _named("masked.load", kind) + ".p0", kind, at, align, mask, rest)
         _promise(builder.module, values, place.literal_value)
         return values if kind == _VALUES else builder.fpext(values, _VALUES)
 
