@@ -27,6 +27,7 @@ from flowvae.flows.kernels.cpu_math import (
     claim,
     constrained,
     done,
+    fetch,
     log_abs_det,
     log_det_slopes,
     row,
@@ -59,12 +60,30 @@ _T, _R, _H, _KAPPA, _SLOPE, _BY_WU, _BY_WW, _DET, _WW, _WU, _A, _RT, _LADJ, _M, 
 
 @njit(**EXACT)
 def forward(
-    token, z, w, u, b, z_K, ladj, kept, exact_end, P, K, D, shift, tiny, save, counter, from_the_end
+    token,
+    z,
+    w,
+    u,
+    b,
+    z_K,
+    ladj,
+    kept,
+    exact_end,
+    P,
+    K,
+    D,
+    shift,
+    tiny,
+    save,
+    ahead,
+    counter,
+    from_the_end,
 ):
     """z_K, Σ ladj_k and, if ``save``, what the adjoint needs, for all sets it claims.
 
     ``z``, ``w``, ``u`` and ``b`` are (address, stride from set to set); ``z_K``, ``ladj``, ``kept``
-    and ``exact_end``, z_K again (both float64), are addresses of contiguous memory.
+    and ``exact_end``, z_K again (both float64), are addresses of contiguous memory. If ``ahead`` is
+    not 0, so many layers of w and u are brought into the cache at a time.
     """
     q, points = np.zeros(_ROWS * LANES), _scratch(LANES, D)
     at, width = points.ctypes.data, points.shape[1]
@@ -74,6 +93,8 @@ def forward(
         _load(points, token, z, p, n, D)
         q[_LADJ : _LADJ + LANES] = 0.0
         for k in range(K):
+            if ahead > 0 and k % ahead == 0:
+                _fetch_layers(token, w, u, p, n, D, k, min(k + ahead, K))
             for i in range(n):
                 w_k = row(w[0], token, (p + i) * w[1] + k * D)
                 u_k = row(u[0], token, (p + i) * u[1] + k * D)
@@ -93,6 +114,14 @@ def forward(
 
 
 @njit(**EXACT)
+def _fetch_layers(token, w, u, p, n, D, first, last):
+    """Set by set: side by side, as they are used, the sets are too many for the processor."""
+    for i in range(n):
+        fetch(row(w[0], token, (p + i) * w[1] + first * D), (last - first) * D)
+        fetch(row(u[0], token, (p + i) * u[1] + first * D), (last - first) * D)
+
+
+@njit(**EXACT)
 def _lanes_forward(q, shift, tiny):
     # Short loops: the processor works on the next lanes while it waits for these.
     for i in range(LANES):
@@ -107,7 +136,24 @@ def _lanes_forward(q, shift, tiny):
 
 @njit(**EXACT)
 def inverse(
-    token, z_K, w, u, b, z, ladj, kept, exact_end, P, K, D, shift, tiny, save, counter, from_the_end
+    token,
+    z_K,
+    w,
+    u,
+    b,
+    z,
+    ladj,
+    kept,
+    exact_end,
+    P,
+    K,
+    D,
+    shift,
+    tiny,
+    save,
+    ahead,
+    counter,
+    from_the_end,
 ):
     """z, -Σ ladj_k and, if ``save``, what the adjoint needs, from z_K; as in :func:`forward`."""
     q, points = np.zeros(_ROWS * LANES), _scratch(LANES, D)
@@ -118,6 +164,8 @@ def inverse(
         _load(points, token, z_K, p, n, D)
         q[_LADJ : _LADJ + LANES] = 0.0
         for k in range(K - 1, -1, -1):
+            if ahead > 0 and (K - 1 - k) % ahead == 0:
+                _fetch_layers(token, w, u, p, n, D, max(k + 1 - ahead, 0), k + 1)
             for i in range(n):
                 w_k = row(w[0], token, (p + i) * w[1] + k * D)
                 u_k = row(u[0], token, (p + i) * u[1] + k * D)
@@ -226,6 +274,7 @@ def backward(
     P,
     K,
     D,
+    around,
     counter,
     from_the_end,
 ):
@@ -233,7 +282,7 @@ def backward(
 
     z_{k-1} is walked back from z_k = z_{k-1} + û_k tanh a_k, so all that was kept is ``KEPT``
     numbers a layer, beside ``z_K`` in float64: the rounding of the result would be walked back
-    with it.
+    with it. If ``around``, gradients of w and u are written around the cache.
     """
     q = np.zeros((_SIDE_BY_SIDE, 5))
     points, g = _scratch(_SIDE_BY_SIDE, D), _scratch(_SIDE_BY_SIDE, D)
@@ -262,7 +311,7 @@ def backward(
                 dw = row(w_bar, token, ((p + i) * K + k) * D)
                 du = row(u_bar, token, ((p + i) * K + k) * D)
                 z_i, g_i = row(at, 1.0, i * width), row(g_at, 1.0, i * width)
-                move_adjoint(z_i, g_i, w_k, u_k, dw, du, D, q[i])
+                move_adjoint(z_i, g_i, w_k, u_k, dw, du, D, q[i], around)
         _store_points(g, token, z_bar, p, n, D)
         done(counter, n)
         p = claim(counter, P, _SIDE_BY_SIDE, from_the_end)
@@ -284,6 +333,7 @@ def inverse_backward(
     P,
     K,
     D,
+    around,
     counter,
     from_the_end,
 ):
@@ -318,7 +368,7 @@ def inverse_backward(
                 dw = row(w_bar, token, ((p + i) * K + k) * D)
                 du = row(u_bar, token, ((p + i) * K + k) * D)
                 z_i, g_i = row(at, 1.0, i * width), row(g_at, 1.0, i * width)
-                move_inverse_adjoint(z_i, g_i, w_k, u_k, dw, du, D, q[i])
+                move_inverse_adjoint(z_i, g_i, w_k, u_k, dw, du, D, q[i], around)
         _store_points(g, token, z_K_bar, p, n, D)
         done(counter, n)
         p = claim(counter, P, _SIDE_BY_SIDE, from_the_end)

@@ -19,9 +19,9 @@ __all__ = [
     "claim",
     "constrained",
     "done",
+    "fetch",
     "log_abs_det",
     "log_det_slopes",
-    "prefetch",
     "row",
     "select",
     "solve",
@@ -104,9 +104,9 @@ def _add_atomically(context, address, amount):
 def claim(counter, tasks, n, from_the_end):
     """The first of n tasks that no other thread gets; ``tasks`` if none are left.
 
-    The caller's thread takes from the front and helpers from the end, so that from call to call each
-    meets the data that lie in its own core's cache. ``counter`` is of claims, of tasks done, of
-    claims at the front and at the end.
+    The caller's thread takes from the front and helpers from the end, so that from call to call
+    each meets the data that lie in its own core's cache. ``counter`` is of claims, of tasks done,
+    of claims at the front and at the end.
     """
     address = counter.ctypes.data
     claims = (tasks + n - 1) // n
@@ -124,19 +124,37 @@ def done(counter, n):
 
 
 @intrinsic
-def prefetch(context, pointer, i):
-    """Ask for the cache line of ``pointer[i]``, which need not exist, ahead of its use."""
-
+def _touch(context, pointer, i):
     def build(context, builder, signature, arguments):
-        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
-        function = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
-        line = builder.bitcast(builder.gep(arguments[0], [arguments[1]]), byte)
-        # to be read, into all levels, as data
-        builder.call(function, [line, number(0), number(3), number(1)])
+        value = builder.load(builder.gep(arguments[0], [arguments[1]]))
+        bits = ir.IntType(pointer.dtype.bitwidth)
+        # Code of no instruction that seems to need the number, or LLVM would drop the load.
+        used = ir.FunctionType(ir.VoidType(), [bits])
+        builder.asm(used, "", "r", [builder.bitcast(value, bits)], True)
         return context.get_dummy_value()
 
     return types.void(pointer, i), build
+
+
+@intrinsic
+def _in_a_line(context, pointer):
+    """How many numbers are in a line of the cache, of 64 bytes."""
+
+    def build(context, builder, signature, arguments):
+        return ir.IntType(64)(512 // pointer.dtype.bitwidth)
+
+    return types.int64(pointer), build
+
+
+@njit(error_model="numpy", nogil=True, cache=True)
+def fetch(pointer, n):
+    """Bring n numbers into the cache, in the order in which they lie.
+
+    A processor runs ahead of loads in a row, but of few rows at a time, and prefetch instructions
+    do not make it do so.
+    """
+    for i in range(0, n, _in_a_line(pointer)):
+        _touch(pointer, i)
 
 
 @njit(**INLINE)

@@ -14,13 +14,15 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from queue import SimpleQueue
+from time import perf_counter
 
 import numpy as np
 import torch
 
 __all__ = ["run"]
 
-_WORTH_A_THREAD = 60_000  # estimated ns; waking a thread takes about half of it
+_WORTH_A_THREAD = 50_000  # estimated ns; waking a thread takes about half of it
+_PATIENCE = 50e-6  # s: no longer than it takes to fall asleep and wake
 
 _Kernel = Callable[[np.ndarray, bool], None]
 _helpers: list[SimpleQueue[tuple[_Kernel, np.ndarray, SimpleQueue[None]]]] = []
@@ -53,6 +55,10 @@ def run(kernel: Callable[..., None], arguments: tuple, tasks: int, cost: float) 
     for inbox in _awake(threads - 1):
         inbox.put((work, counter, done))
     work(counter, False)
+    # A helper is at its last claim, or its core is busy with something else.
+    patience = perf_counter() + _PATIENCE
+    while counter[1] < tasks and perf_counter() < patience:
+        pass
     while counter[1] < tasks:
         done.get()
 

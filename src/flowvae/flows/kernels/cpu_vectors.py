@@ -18,7 +18,17 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, models, register_model
 
-__all__ = ["WIDTH", "load", "multiply_add", "spread", "store", "times", "total", "zeros"]
+__all__ = [
+    "WIDTH",
+    "load",
+    "multiply_add",
+    "spread",
+    "store",
+    "store_around",
+    "times",
+    "total",
+    "zeros",
+]
 
 WIDTH = 8
 
@@ -123,6 +133,27 @@ def store(context, pointer, i, n, value, place):
         return context.get_dummy_value()
 
     return types.void(pointer, i, types.int64, _vector, place), build
+
+
+@intrinsic
+def store_around(context, pointer, i, value, place):
+    """As ``store`` of a whole vector, past the cache: memory written as a whole is not read first.
+
+    The address is a multiple of the vector's size.
+    """
+    if not isinstance(place, types.StringLiteral):
+        return None
+
+    def build(context, builder, signature, arguments):
+        at, kind = _place(context, builder, arguments[0], arguments[1], pointer.dtype)
+        values = arguments[2]
+        values = values if kind == _VALUES else builder.fptrunc(values, kind)
+        done = builder.store(values, at, align=WIDTH * pointer.dtype.bitwidth // 8)
+        done.set_metadata("nontemporal", builder.module.add_metadata([ir.IntType(32)(1)]))
+        _promise(builder.module, done, place.literal_value)
+        return context.get_dummy_value()
+
+    return types.void(pointer, i, _vector, place), build
 
 
 @intrinsic
