@@ -185,13 +185,13 @@ def backward(
     if S == 1:
         around = D % cpu.WIDTH == 0 and 2 * w.nbytes >= _WORTH_A_DETOUR
         arguments = (token, end, in_w, in_u, at, *gradients, *bars, P, K, D, around)
-        run(_BACKWARD[inverted], arguments, P, cost)
+        run(_BACKWARD[inverted], arguments, P, cost, back=True)
     else:
         b, in_b = _sets(b)
         tasks = P * -(-S // cpu_shared.CHUNK)
         sums = _memory.empty((tasks, K, 2 * D + 2), torch.float64)
         known = (token, end, in_w, in_u, in_b, at, *gradients, sums.data_ptr())
-        run(cpu_shared.pullback, (*known, S, P, K, D, shift, tiny, inverted), tasks, cost)
+        run(cpu_shared.pullback, (*known, S, P, K, D, shift, tiny, inverted), tasks, cost, True)
         known = (token, in_w, in_u, in_b, sums.data_ptr(), *bars)
         run(cpu_shared.finish, (*known, S, P, K, D, shift, tiny), P, P * K * D * 4.0)
     return start_bar, w_bar, u_bar, b_bar

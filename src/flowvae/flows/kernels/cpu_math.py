@@ -104,17 +104,22 @@ def _add_atomically(context, address, amount):
 def claim(counter, tasks, n, from_the_end):
     """The first of n tasks that no other thread gets; ``tasks`` if none are left.
 
-    The caller's thread takes from the front and helpers from the end, so that from call to call
-    each meets the data that lie in its own core's cache. ``counter`` is of claims, of tasks done,
-    of claims at the front and at the end.
+    The caller's thread takes from the front and helpers from the end; the way back begins where
+    they met. So each core meets data that it has in its cache still. ``counter`` is of claims, of
+    tasks done, of claims at the front and at the end; last, on the way back, how many threads
+    there are, else 0.
     """
     address = counter.ctypes.data
     claims = (tasks + n - 1) // n
     if _add_atomically(address, 1) >= claims:
         return tasks
-    if from_the_end:
-        return (claims - 1 - _add_atomically(address + 24, 1)) * n
-    return _add_atomically(address + 16, 1) * n
+    before = _add_atomically(address + (24 if from_the_end else 16), 1)
+    threads = counter[4]
+    if threads == 0:
+        return (claims - 1 - before if from_the_end else before) * n
+    met = claims // threads
+    at = met + before if from_the_end else met - 1 - before
+    return at % claims * n
 
 
 @njit(**INLINE)

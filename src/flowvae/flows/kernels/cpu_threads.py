@@ -39,15 +39,20 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def run(kernel: Callable[..., None], arguments: tuple, tasks: int, cost: float) -> None:
+def run(
+    kernel: Callable[..., None], arguments: tuple, tasks: int, cost: float, back: bool = False
+) -> None:
     """Call ``kernel(*arguments, counter, from_the_end)``, by several threads if ``cost`` ns pay.
 
-    It claims tasks (:func:`cpu_math.claim`) until all are taken, and counts those that it has done.
+    It claims tasks (:func:`cpu_math.claim`) until all are taken, and counts those that it has
+    done. ``back`` is the way back through what a forward pass of as many tasks went through.
     """
-    counter = np.zeros(4, np.int64)
+    counter = np.zeros(5, np.int64)
     threads = int(cost / _WORTH_A_THREAD)
     if threads > 1:
         threads = min(threads, torch.get_num_threads(), tasks)
+    if back:
+        counter[4] = max(threads, 1)
     if threads <= 1:
         kernel(*arguments, counter, False)
         return
