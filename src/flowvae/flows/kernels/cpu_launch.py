@@ -41,6 +41,9 @@ _FORWARD_SHARED: _Kernels = {False: cpu_shared.forward, True: cpu_shared.inverse
 _BACKWARD: _Kernels = {False: cpu.backward, True: cpu.inverse_backward}
 
 
+_NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
+
+
 class _Memory:
     """Memory of large results, handed out again when the tensor that had it is gone.
 
@@ -63,10 +66,10 @@ class _Memory:
         if not _WORTH_KEEPING <= size <= self.limit:
             return torch.empty(shape, dtype=dtype)
         memory = self._take(size)
-        lease = memory[:size]
+        lease = np.ndarray(shape, _NUMPY[dtype], memory)
         ended = weakref.ref(lease, self._give)
         self._lent[id(ended)] = (ended, memory)
-        return torch.from_numpy(lease).view(dtype).view(shape)
+        return torch.from_numpy(lease)
 
     def empty_like(self, x: Tensor) -> Tensor:
         """As ``torch.empty_like``, but contiguous."""

@@ -169,20 +169,14 @@ def exp_parts(x):
     shifted = _fma(x, _LOG2_E, _ROUND)
     n = shifted - _ROUND
     r = _fma(n, -_LN2_LOW, _fma(n, -_LN2_HIGH, x))
-    # Taylor's series of e^r - 1, |r| ≤ ½ ln 2, to r^13 / 13!
-    p = 1.6059043836821613e-10
-    p = _fma(p, r, 2.08767569878681e-09)
-    p = _fma(p, r, 2.505210838544172e-08)
-    p = _fma(p, r, 2.755731922398589e-07)
-    p = _fma(p, r, 2.7557319223985893e-06)
-    p = _fma(p, r, 2.48015873015873e-05)
-    p = _fma(p, r, 1.984126984126984e-04)
-    p = _fma(p, r, 1.3888888888888889e-03)
-    p = _fma(p, r, 8.333333333333333e-03)
-    p = _fma(p, r, 4.1666666666666664e-02)
-    p = _fma(p, r, 0.16666666666666666)
-    p = _fma(p, r, 0.5)
-    p = _fma(p * r, r, r)
+    # Taylor's series of e^r - 1, |r| ≤ ½ ln 2, to r^13 / 13!, in parts that do not wait for each
+    # other
+    r2 = r * r
+    r4 = r2 * r2
+    low = _fma(_fma(r, 1 / 120, 1 / 24), r2, _fma(r, 1 / 6, 1 / 2))
+    middle = _fma(_fma(r, 1 / 362880, 1 / 40320), r2, _fma(r, 1 / 5040, 1 / 720))
+    high = _fma(_fma(r, 1 / 6227020800, 1 / 479001600), r2, _fma(r, 1 / 39916800, 1 / 3628800))
+    p = _fma(_fma(_fma(high, r4, middle), r4, low), r2, r)
     scale = _float_of_bits((_bits_of_float(shifted) + 1023) << 52)
     return scale, p
 
@@ -199,16 +193,11 @@ def log(x, rest):
     whole = _float_of_bits(n + 0x4338000000000000) - _ROUND
     s = f / (2.0 + f)
     q = s * s
-    p = 1 / 21
-    p = _fma(p, q, 1 / 19)
-    p = _fma(p, q, 1 / 17)
-    p = _fma(p, q, 1 / 15)
-    p = _fma(p, q, 1 / 13)
-    p = _fma(p, q, 1 / 11)
-    p = _fma(p, q, 1 / 9)
-    p = _fma(p, q, 1 / 7)
-    p = _fma(p, q, 1 / 5)
-    p = _fma(p, q, 1 / 3)
+    q2 = q * q
+    q4 = q2 * q2
+    low = _fma(_fma(q, 1 / 9, 1 / 7), q2, _fma(q, 1 / 5, 1 / 3))
+    high = _fma(_fma(q, 1 / 17, 1 / 15), q2, _fma(q, 1 / 13, 1 / 11))
+    p = _fma(_fma(_fma(q, 1 / 21, 1 / 19), q4, high), q4, low)
     whole += 0.0 * x  # NaN, whose bits are taken for a number's above, stays NaN
     return _fma(whole, _LN2_HIGH, 2.0 * s + _fma(2.0 * s * q, p, whole * _LN2_LOW))
 
