@@ -39,7 +39,7 @@ from flowvae.flows.kernels.cpu_vectors import WIDTH
 
 __all__ = ["KEPT", "LANES", "backward", "forward", "inverse", "inverse_backward"]
 
-LANES = 16
+LANES = 8
 # Points whose adjoints are computed side by side: one's sums while the other's are waited for.
 _SIDE_BY_SIDE = 2
 # Numbers kept per layer for the adjoint, by whether the map is inverted. They lie together lane by
@@ -235,6 +235,8 @@ def _load(points, token, source, p, n, D):
         values = carray(row(source[0], token, (p + i) * source[1]), (D,))
         for d in range(D):
             points[i, d] = values[d]
+        # Another point's NaN may stand here.
+        points[i, D:] = 0.0
 
 
 @njit(**EXACT)
