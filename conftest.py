@@ -8,7 +8,8 @@ import pytest
 _FLOWS, _OTHERS = "src/flowvae/flows/kernels", "src/flowvae/kernels"
 _NEEDS = {
     "numba": [
-        *(f"{_FLOWS}/{file}.py" for file in ("cpu", "cpu_math", "cpu_shared", "cpu_launch")),
+        *(f"{_FLOWS}/cpu{part}.py" for part in ("", "_launch", "_layers", "_math", "_shared")),
+        f"{_FLOWS}/cpu_vectors.py",
         *(f"{_OTHERS}/{file}.py" for file in ("gaussian", "bernoulli")),
     ],
     "triton": [f"{_FLOWS}/cuda.py"],

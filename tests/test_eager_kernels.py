@@ -89,9 +89,9 @@ def test_bernoulli_can_be_differentiated_twice():
 
 
 def test_threads_change_no_bit_of_bernoulli(monkeypatch):
-    from flowvae.flows.kernels import cpu_launch
+    from flowvae.flows.kernels import cpu_threads
 
-    monkeypatch.setattr(cpu_launch, "_WORTH_A_THREAD", 1)
+    monkeypatch.setattr(cpu_threads, "_WORTH_A_THREAD", 1)
     x, logits = torch.rand(5, 784), torch.randn(3, 5, 784).requires_grad_()
 
     def results(threads: int) -> list[torch.Tensor]:

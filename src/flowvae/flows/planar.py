@@ -121,15 +121,33 @@ def _dispatch(
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         # Reduced precision is for matrix products; what is multiplied through K layers is not.
         z, w, u, b = (at_least_float32(x) for x in (z, w, u, b))
-    _check("z_K" if inverted else "z", z, w, u, b, constraint)
+    if not (usual := _is_usual(z, w, u, b, constraint)):
+        _check("z_K" if inverted else "z", z, w, u, b, constraint)
     dtype, shift = z.dtype, reference.SHIFTS[constraint]
     if dtype in (torch.bfloat16, torch.float16):
         z, w, u, b = z.float(), w.float(), u.float(), b.float()
     if _kernels_fit(z, w, b):
-        out, ladj = _by_kernel(z, w, u, b, shift, inverted)
+        out, ladj = (ops.walk if usual else _by_kernel)(z, w, u, b, shift, inverted)
     else:
         out, ladj = (reference.inverse if inverted else reference.forward)(z, w, u, b, shift)
     return (out, ladj) if out.dtype == dtype else (out.to(dtype), ladj.to(dtype))
+
+
+def _is_usual(z: Tensor, w: Tensor, u: Tensor, b: Tensor, constraint: Constraint) -> bool:
+    """One point for each set, or S samples, in order: what most calls are, found out fast."""
+    if not all(isinstance(x, Tensor) for x in (z, w, u, b)) or constraint not in CONSTRAINTS:
+        return False
+    points, sets, dtype = z.shape, w.shape, z.dtype
+    return (
+        len(sets) == 3
+        and sets == u.shape
+        and sets[:2] == b.shape
+        and 2 <= len(points) <= 3
+        and points[-2] == sets[0]
+        and points[-1] == sets[2]
+        and dtype.is_floating_point
+        and dtype == w.dtype == u.dtype == b.dtype
+    )
 
 
 def _kernels_fit(z: Tensor, w: Tensor, b: Tensor) -> bool:
@@ -152,9 +170,6 @@ def _by_kernel(
     """
     K, D = w.shape[-2:]
     batch = z.shape[:-1]
-    plain = len(batch) <= 2 and w.dim() == 3  # one point for each set, or S samples
-    if plain and batch[-1:] == w.shape[:1] == u.shape[:-2] == b.shape[:-1]:
-        return ops.walk(z, w, u, b, shift, inverted)
     sets = torch.broadcast_shapes(w.shape[:-2], u.shape[:-2], b.shape[:-1])
     batch = torch.broadcast_shapes(batch, sets)
     lead = len(batch) - len(sets)

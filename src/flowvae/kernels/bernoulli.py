@@ -18,13 +18,14 @@ from llvmlite import ir
 from numba import carray, njit, types
 from numba.extending import intrinsic
 
-from flowvae.flows.kernels.cpu_math import row
+from flowvae.flows.kernels.cpu_math import claim, done, row
 
 __all__ = ["log_prob"]
 
 LANES = 64
 # Values a lane multiplies before its logarithm is taken: 2^12 at most, and 64 such fit a float64.
 _FACTORS = 12
+_ROWS = 8  # claimed together
 
 _ZERO, _ONE, _LOW = np.float32(0), np.float32(1), np.float32(-87)
 _LOG2_E = np.float32(1.44269504)
@@ -95,13 +96,23 @@ def _block(x, logits, slope, n, fit, product):
 
 
 @njit(**_EXACT, cache=True)
-def log_prob(token, x, logits, slopes, out, B, P, first, last, save):
-    """Rows first ≤ r < last of log p(x|z) (S·B,) and, if ``save``, of its slopes (S·B, P).
+def log_prob(token, x, logits, slopes, out, R, B, P, save, counter, from_the_end):
+    """log p(x|z) (R,) and, if ``save``, its slopes (R, P), for all rows that it claims.
 
-    ``x`` is (B, P), ``logits`` and ``slopes`` (S·B, P), all contiguous: their addresses.
+    ``x`` is (B, P), ``logits`` and ``slopes`` (R, P), R = S·B, all contiguous: their addresses.
     """
     fit, product = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
     unwanted = np.empty(LANES, np.float32)
+    first = claim(counter, R, _ROWS, from_the_end)
+    while first < R:
+        last = min(first + _ROWS, R)
+        _rows(token, x, logits, slopes, out, B, P, first, last, save, fit, product, unwanted)
+        done(counter, last - first)
+        first = claim(counter, R, _ROWS, from_the_end)
+
+
+@njit(**_EXACT)
+def _rows(token, x, logits, slopes, out, B, P, first, last, save, fit, product, unwanted):
     for r in range(first, last):
         fit[:], total, factors = _ZERO, 0.0, 0
         product[:] = _ONE

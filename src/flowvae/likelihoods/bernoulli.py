@@ -99,9 +99,8 @@ class _LogProb(torch.autograd.Function):
         slopes = torch.empty_like(lines) if save else lines
         addresses = (t.data_ptr() for t in (rows, lines, slopes, out))
         kernel, run = _kernel()
-        arguments = (np.float32(0), *addresses, x.numel() // P, P)
-        cost = logits.numel() * _NS_PER_VALUE
-        run(lambda first, last: kernel(*arguments, first, last, save), out.numel(), 1, cost)
+        arguments = (np.float32(0), *addresses, out.numel(), x.numel() // P, P, save)
+        run(kernel, arguments, out.numel(), logits.numel() * _NS_PER_VALUE)
         if save:
             ctx.save_for_backward(logits, x, slopes)
         return out
@@ -117,10 +116,10 @@ class _LogProb(torch.autograd.Function):
 @cache
 def _kernel() -> tuple[Callable[..., None], Callable[..., None]]:
     # numba takes half a second to import: not before it is needed.
-    from flowvae.flows.kernels import cpu_launch
+    from flowvae.flows.kernels import cpu_threads
     from flowvae.kernels import bernoulli
 
-    return bernoulli.log_prob, cpu_launch.run
+    return bernoulli.log_prob, cpu_threads.run
 
 
 class ContinuousBernoulli(Likelihood):

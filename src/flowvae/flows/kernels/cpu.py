@@ -14,22 +14,34 @@ from __future__ import annotations
 import numpy as np
 from numba import carray, njit
 
+from flowvae.flows.kernels.cpu_layers import (
+    EXACT,
+    dots,
+    dots_of_gradient,
+    move,
+    move_adjoint,
+    move_inverse_adjoint,
+    settle,
+)
 from flowvae.flows.kernels.cpu_math import (
+    claim,
     constrained,
-    load,
+    done,
+    fetch,
     log_abs_det,
     log_det_slopes,
-    prefetch,
     row,
     select,
     solve,
-    store,
     tanh_and_slope,
 )
+from flowvae.flows.kernels.cpu_vectors import WIDTH
 
 __all__ = ["KEPT", "LANES", "backward", "forward", "inverse", "inverse_backward"]
 
-LANES = 16
+LANES = 8
+# Points whose adjoints are computed side by side: one's sums while the other's are waited for.
+_SIDE_BY_SIDE = 2
 # Numbers kept per layer for the adjoint, by whether the map is inverted. They lie together lane by
 # lane, (⌈P / LANES⌉, K, KEPT, LANES): one stream to write, where one for each set would wait for
 # memory.
@@ -45,153 +57,137 @@ _T, _R, _H, _KAPPA, _SLOPE, _BY_WU, _BY_WW, _DET, _WW, _WU, _A, _RT, _LADJ, _M, 
     LANES * row for row in range(_ROWS)
 )
 
-_EXACT = {"error_model": "numpy", "nogil": True, "cache": True}
-_FAST = {**_EXACT, "fastmath": {"reassoc", "contract", "nsz"}}
 
-
-@njit(**_FAST)
-def _dots(w, u, z, D):
-    """wᵀu, wᵀw and wᵀz."""
-    wu, ww, wz = 0.0, 0.0, 0.0
-    for d in range(D):
-        x = load(w, d, "parameters")
-        wu += x * load(u, d, "parameters")
-        ww += x * x
-        wz += x * load(z, d, "z")
-    return wu, ww, wz
-
-
-@njit(**_FAST)
-def _dots_of_gradient(w, u, g, D):
-    """wᵀg and uᵀg."""
-    wg, ug = 0.0, 0.0
-    for d in range(D):
-        x = load(g, d, "z_bar")
-        wg += load(w, d, "parameters") * x
-        ug += load(u, d, "parameters") * x
-    return wg, ug
-
-
-@njit(**_FAST)
-def _move(z, w, u, D, t, rt):
-    """z += t û, û = u + r w."""
-    for d in range(0, D, 16):
-        prefetch(w, 2 * D + d)
-        prefetch(u, 2 * D + d)
-    for d in range(D):
-        x, y = load(w, d, "parameters"), load(u, d, "parameters")
-        store(z, d, load(z, d, "z") + y * t + x * rt, "z")
-
-
-@njit(**_FAST)
-def _settle(z, w, D, wz, by_ww):
-    """Move z along w to where wᵀz is what it must be.
-
-    z_k - û tanh a cancels where û is large, and the map would magnify that error again.
-    """
-    found = 0.0
-    for d in range(D):
-        found += load(w, d, "parameters") * load(z, d, "z")
-    step = (wz - found) * by_ww
-    for d in range(D):
-        store(z, d, load(z, d, "z") + step * load(w, d, "parameters"), "z")
-
-
-@njit(**_FAST)
-def _move_adjoint(z, g, w, u, dw, du, D, t, r, a_bar, wu_bar, ww_bar2):
-    """One layer of the adjoint for one point: z_k, z̄_k -> z_{k-1}, z̄_{k-1}, with w̄_k and ū_k."""
-    for d in range(D):
-        x, y, v = load(w, d, "parameters"), load(u, d, "parameters"), load(g, d, "z_bar")
-        point = load(z, d, "z") - t * (y + r * x)
-        store(du, d, t * v + wu_bar * x, "u_bar")
-        store(dw, d, a_bar * point + t * r * v + wu_bar * y + ww_bar2 * x, "w_bar")
-        store(g, d, v + a_bar * x, "z_bar")
-        store(z, d, point, "z")
-
-
-@njit(**_FAST)
-def _move_inverse_adjoint(z, g, w, u, dw, du, D, t, r, a_bar, wu_bar, ww_bar2):
-    """One layer of the inverse's adjoint: z_{k-1}, z̄_{k-1} -> z_k, z̄_k, with w̄_k and ū_k."""
-    for d in range(D):
-        x, y, point = load(w, d, "parameters"), load(u, d, "parameters"), load(z, d, "z")
-        v = load(g, d, "z_bar") + a_bar * x
-        store(du, d, wu_bar * x - t * v, "u_bar")
-        store(dw, d, a_bar * point - t * r * v + wu_bar * y + ww_bar2 * x, "w_bar")
-        store(g, d, v, "z_bar")
-        store(z, d, point + t * (y + r * x), "z")
-
-
-@njit(**_EXACT)
-def forward(token, z, w, u, b, z_K, ladj, kept, exact_end, K, D, first, last, shift, tiny, save):
-    """z_K, Σ ladj_k and, if ``save``, what the adjoint needs, for sets first ≤ p < last.
+@njit(**EXACT)
+def forward(
+    token,
+    z,
+    w,
+    u,
+    b,
+    z_K,
+    ladj,
+    kept,
+    exact_end,
+    P,
+    K,
+    D,
+    shift,
+    tiny,
+    save,
+    ahead,
+    counter,
+    from_the_end,
+):
+    """z_K, Σ ladj_k and, if ``save``, what the adjoint needs, for all sets it claims.
 
     ``z``, ``w``, ``u`` and ``b`` are (address, stride from set to set); ``z_K``, ``ladj``, ``kept``
-    and ``exact_end``, z_K again (both float64), are addresses of contiguous memory. ``first`` is a
-    multiple of ``LANES``.
+    and ``exact_end``, z_K again (both float64), are addresses of contiguous memory. If ``ahead`` is
+    not 0, so many layers of w and u are brought into the cache at a time.
     """
-    q, points = np.zeros(_ROWS * LANES), np.zeros((LANES, D))
-    at = points.ctypes.data
-    for p in range(first, last, LANES):
-        n = min(LANES, last - p)
-        _load(points, token, z, p, n)
+    q, points = np.zeros(_ROWS * LANES), _scratch(LANES, D)
+    at, width = points.ctypes.data, points.shape[1]
+    p = claim(counter, P, LANES, from_the_end)
+    while p < P:
+        n = min(LANES, P - p)
+        _load(points, token, z, p, n, D)
         q[_LADJ : _LADJ + LANES] = 0.0
         for k in range(K):
+            if ahead > 0 and k % ahead == 0:
+                _fetch_layers(token, w, u, p, n, D, k, min(k + ahead, K))
             for i in range(n):
                 w_k = row(w[0], token, (p + i) * w[1] + k * D)
                 u_k = row(u[0], token, (p + i) * u[1] + k * D)
-                q[_WU + i], q[_WW + i], wz = _dots(w_k, u_k, row(at, 1.0, i * D), D)
+                q[_WU + i], q[_WW + i], wz = dots(w_k, u_k, row(at, 1.0, i * width), D)
                 q[_A + i] = wz + carray(row(b[0], token, (p + i) * b[1]), (K,))[k]
             _lanes_forward(q, shift, tiny)
             for i in range(n):
                 w_k = row(w[0], token, (p + i) * w[1] + k * D)
                 u_k = row(u[0], token, (p + i) * u[1] + k * D)
-                _move(row(at, 1.0, i * D), w_k, u_k, D, q[_T + i], q[_RT + i])
+                move(row(at, 1.0, i * width), w_k, u_k, D, q[_T + i], q[_RT + i])
             if save:
                 _lanes_adjoint(q, tiny)
                 _keep(q, kept, p, k, K, _FORWARD)
-        _store(points, q, token, z_K, ladj, exact_end, p, n, save)
+        _store(points, q, token, z_K, ladj, exact_end, p, n, D, save)
+        done(counter, n)
+        p = claim(counter, P, LANES, from_the_end)
 
 
-@njit(**_EXACT)
+@njit(**EXACT)
+def _fetch_layers(token, w, u, p, n, D, first, last):
+    """Set by set: side by side, as they are used, the sets are too many for the processor."""
+    for i in range(n):
+        fetch(row(w[0], token, (p + i) * w[1] + first * D), (last - first) * D)
+        fetch(row(u[0], token, (p + i) * u[1] + first * D), (last - first) * D)
+
+
+@njit(**EXACT)
 def _lanes_forward(q, shift, tiny):
+    # Short loops: the processor works on the next lanes while it waits for these.
     for i in range(LANES):
         r, m, s, q[_SIGMA + i] = constrained(q[_WU + i], q[_WW + i], shift, tiny)
-        t, h = tanh_and_slope(q[_A + i])
-        q[_LADJ + i] += log_abs_det(t, h, m, s, q[_WU + i] - shift)
         q[_R + i], q[_M + i], q[_S + i] = r, m, s
-        q[_T + i], q[_H + i], q[_RT + i] = t, h, r * t
+    for i in range(LANES):
+        t, h = tanh_and_slope(q[_A + i])
+        q[_T + i], q[_H + i], q[_RT + i] = t, h, q[_R + i] * t
+    for i in range(LANES):
+        q[_LADJ + i] += log_abs_det(q[_T + i], q[_H + i], q[_M + i], q[_S + i], q[_WU + i] - shift)
 
 
-@njit(**_EXACT)
-def inverse(token, z_K, w, u, b, z, ladj, kept, exact_end, K, D, first, last, shift, tiny, save):
+@njit(**EXACT)
+def inverse(
+    token,
+    z_K,
+    w,
+    u,
+    b,
+    z,
+    ladj,
+    kept,
+    exact_end,
+    P,
+    K,
+    D,
+    shift,
+    tiny,
+    save,
+    ahead,
+    counter,
+    from_the_end,
+):
     """z, -Σ ladj_k and, if ``save``, what the adjoint needs, from z_K; as in :func:`forward`."""
-    q, points = np.zeros(_ROWS * LANES), np.zeros((LANES, D))
-    at = points.ctypes.data
-    for p in range(first, last, LANES):
-        n = min(LANES, last - p)
-        _load(points, token, z_K, p, n)
+    q, points = np.zeros(_ROWS * LANES), _scratch(LANES, D)
+    at, width = points.ctypes.data, points.shape[1]
+    p = claim(counter, P, LANES, from_the_end)
+    while p < P:
+        n = min(LANES, P - p)
+        _load(points, token, z_K, p, n, D)
         q[_LADJ : _LADJ + LANES] = 0.0
         for k in range(K - 1, -1, -1):
+            if ahead > 0 and (K - 1 - k) % ahead == 0:
+                _fetch_layers(token, w, u, p, n, D, max(k + 1 - ahead, 0), k + 1)
             for i in range(n):
                 w_k = row(w[0], token, (p + i) * w[1] + k * D)
                 u_k = row(u[0], token, (p + i) * u[1] + k * D)
-                q[_WU + i], q[_WW + i], wz = _dots(w_k, u_k, row(at, 1.0, i * D), D)
+                q[_WU + i], q[_WW + i], wz = dots(w_k, u_k, row(at, 1.0, i * width), D)
                 q[_B + i] = carray(row(b[0], token, (p + i) * b[1]), (K,))[k]
                 q[_A + i] = wz + q[_B + i]
             _lanes_inverse(q, shift, tiny)
             for i in range(n):
                 w_k = row(w[0], token, (p + i) * w[1] + k * D)
                 u_k = row(u[0], token, (p + i) * u[1] + k * D)
-                _move(row(at, 1.0, i * D), w_k, u_k, D, -q[_T + i], -q[_RT + i])
+                move(row(at, 1.0, i * width), w_k, u_k, D, -q[_T + i], -q[_RT + i])
                 by_ww = 0.0 if q[_WW + i] < tiny else 1.0 / q[_WW + i]
-                _settle(row(at, 1.0, i * D), w_k, D, q[_A + i] - q[_B + i], by_ww)
+                settle(row(at, 1.0, i * width), w_k, u_k, D, q[_A + i] - q[_B + i], by_ww)
             if save:
                 _lanes_adjoint(q, tiny)
                 _keep(q, kept, p, k, K, _INVERSE)
-        _store(points, q, token, z, ladj, exact_end, p, n, save)
+        _store(points, q, token, z, ladj, exact_end, p, n, D, save)
+        done(counter, n)
+        p = claim(counter, P, LANES, from_the_end)
 
 
-@njit(**_EXACT)
+@njit(**EXACT)
 def _lanes_inverse(q, shift, tiny):
     for i in range(LANES):
         q[_R + i], q[_M + i], q[_S + i], q[_SIGMA + i] = constrained(
@@ -204,7 +200,7 @@ def _lanes_inverse(q, shift, tiny):
         q[_LADJ + i] -= log_abs_det(q[_T + i], q[_H + i], q[_M + i], q[_S + i], q[_WU + i] - shift)
 
 
-@njit(**_EXACT)
+@njit(**EXACT)
 def _lanes_adjoint(q, tiny):
     """κ = ∂ladj/∂a, ∂ladj/∂(wᵀu), 1 + h m, and the factors of r̄ in the gradients of wᵀu and wᵀw."""
     for i in range(LANES):
@@ -217,37 +213,54 @@ def _lanes_adjoint(q, tiny):
         )
 
 
-@njit(**_EXACT)
+@njit(**EXACT)
 def _keep(q, kept, p, k, K, rows):
     numbers = carray(row(kept, 1.0, (p * K + k * LANES) * rows), (rows * LANES,))
     for i in range(rows * LANES):
         numbers[i] = q[i]
 
 
-@njit(**_EXACT)
-def _load(points, token, source, p, n):
-    D = points.shape[1]
+@njit(**EXACT)
+def _scratch(n, D):
+    """n points, each on lines of the cache of its own, and filled up with zeros."""
+    width = (D + WIDTH - 1) // WIDTH * WIDTH
+    memory = np.zeros(n * width + WIDTH)
+    first = -(memory.ctypes.data // 8) % WIDTH
+    return memory[first : first + n * width].reshape(n, width)
+
+
+@njit(**EXACT)
+def _load(points, token, source, p, n, D):
     for i in range(n):
         values = carray(row(source[0], token, (p + i) * source[1]), (D,))
         for d in range(D):
             points[i, d] = values[d]
+        # Another point's NaN may stand here.
+        points[i, D:] = 0.0
 
 
-@njit(**_EXACT)
-def _store(points, q, token, target, ladj, exact_end, p, n, save):
-    D = points.shape[1]
+@njit(**EXACT)
+def _store_points(points, token, target, p, n, D):
     for i in range(n):
         values = carray(row(target, token, (p + i) * D), (D,))
         for d in range(D):
             values[d] = points[i, d]
-        if save:
-            exact = carray(row(exact_end, 1.0, (p + i) * D), (D,))
-            for d in range(D):
-                exact[d] = points[i, d]
+
+
+@njit(**EXACT)
+def _store(points, q, token, target, ladj, exact_end, p, n, D, save):
+    _store_points(points, token, target, p, n, D)
+    if save:
+        _store_points(points, 1.0, exact_end, p, n, D)
+    for i in range(n):
         carray(row(ladj, token, p + i), (1,))[0] = q[_LADJ + i]
 
 
-@njit(**_EXACT)
+# What move_adjoint needs to know of a layer, one after the other.
+_T_K, _R_K, _A_BAR, _WU_BAR, _WW_BAR2 = range(5)
+
+
+@njit(**EXACT)
 def backward(
     token,
     z_K,
@@ -260,78 +273,110 @@ def backward(
     w_bar,
     u_bar,
     b_bar,
+    P,
     K,
     D,
-    first,
-    last,
+    around,
+    counter,
+    from_the_end,
 ):
     """The adjoint: gradients of z, w, u and b from those of z_K and Σ ladj_k.
 
     z_{k-1} is walked back from z_k = z_{k-1} + û_k tanh a_k, so all that was kept is ``KEPT``
     numbers a layer, beside ``z_K`` in float64: the rounding of the result would be walked back
-    with it.
+    with it. If ``around``, gradients of w and u are written around the cache.
     """
-    z, g = np.zeros(D), np.zeros(D)
-    z_at, g_at = row(z.ctypes.data, 1.0, 0), row(g.ctypes.data, 1.0, 0)
-    for p in range(first, last):
-        end = carray(row(z_K, 1.0, p * D), (D,))
-        end_bar = carray(row(z_K_bar, token, p * D), (D,))
-        for d in range(D):
-            z[d], g[d] = end[d], end_bar[d]
-        l_bar = np.float64(carray(row(ladj_bar, token, p), (1,))[0])
-        db = carray(row(b_bar, token, p * K), (K,))
+    q = np.zeros((_SIDE_BY_SIDE, 5))
+    points, g = _scratch(_SIDE_BY_SIDE, D), _scratch(_SIDE_BY_SIDE, D)
+    at, g_at, width = points.ctypes.data, g.ctypes.data, points.shape[1]
+    p = claim(counter, P, _SIDE_BY_SIDE, from_the_end)
+    while p < P:
+        n = min(_SIDE_BY_SIDE, P - p)
+        _load(points, 1.0, (z_K, D), p, n, D)
+        _load(g, token, (z_K_bar, D), p, n, D)
         for k in range(K - 1, -1, -1):
-            w_k, u_k = row(w[0], token, p * w[1] + k * D), row(u[0], token, p * u[1] + k * D)
-            n = _kept(kept, p, k, K, _FORWARD)
-            t, r, h = n[_T], n[_R], n[_H]
-            wg, ug = _dots_of_gradient(w_k, u_k, g_at, D)
-            a_bar = h * (ug + r * wg) + l_bar * n[_KAPPA]
-            r_bar = t * wg
-            wu_bar = r_bar * n[_BY_WU] + l_bar * n[_SLOPE]
-            ww_bar2 = r_bar * n[_BY_WW]
-            db[k] = a_bar
-            dw, du = row(w_bar, token, (p * K + k) * D), row(u_bar, token, (p * K + k) * D)
-            _move_adjoint(z_at, g_at, w_k, u_k, dw, du, D, t, r, a_bar, wu_bar, ww_bar2)
-        start_bar = carray(row(z_bar, token, p * D), (D,))
-        for d in range(D):
-            start_bar[d] = g[d]
+            for i in range(n):
+                w_k = row(w[0], token, (p + i) * w[1] + k * D)
+                u_k = row(u[0], token, (p + i) * u[1] + k * D)
+                l_bar = np.float64(carray(row(ladj_bar, token, p + i), (1,))[0])
+                m = _kept(kept, p + i, k, K, _FORWARD)
+                wg, ug = dots_of_gradient(w_k, u_k, row(g_at, 1.0, i * width), D)
+                a_bar = m[_H] * (ug + m[_R] * wg) + l_bar * m[_KAPPA]
+                r_bar = m[_T] * wg
+                q[i, _T_K], q[i, _R_K], q[i, _A_BAR] = m[_T], m[_R], a_bar
+                q[i, _WU_BAR] = r_bar * m[_BY_WU] + l_bar * m[_SLOPE]
+                q[i, _WW_BAR2] = r_bar * m[_BY_WW]
+                carray(row(b_bar, token, (p + i) * K), (K,))[k] = a_bar
+            for i in range(n):
+                w_k = row(w[0], token, (p + i) * w[1] + k * D)
+                u_k = row(u[0], token, (p + i) * u[1] + k * D)
+                dw = row(w_bar, token, ((p + i) * K + k) * D)
+                du = row(u_bar, token, ((p + i) * K + k) * D)
+                z_i, g_i = row(at, 1.0, i * width), row(g_at, 1.0, i * width)
+                move_adjoint(z_i, g_i, w_k, u_k, dw, du, D, q[i], around)
+        _store_points(g, token, z_bar, p, n, D)
+        done(counter, n)
+        p = claim(counter, P, _SIDE_BY_SIDE, from_the_end)
 
 
-@njit(**_EXACT)
+@njit(**EXACT)
 def inverse_backward(
-    token, z, w, u, kept, z_bar, ladj_bar, z_K_bar, w_bar, u_bar, b_bar, K, D, first, last
+    token,
+    z,
+    w,
+    u,
+    kept,
+    z_bar,
+    ladj_bar,
+    z_K_bar,
+    w_bar,
+    u_bar,
+    b_bar,
+    P,
+    K,
+    D,
+    around,
+    counter,
+    from_the_end,
 ):
     """The inverse's adjoint by the implicit function theorem, walking forward from z.
 
     -ā = β = (h ûᵀz̄ + λ̄ κ) / (1 + h c) is Sherman and Morrison's z̄_k = J⁻ᵀ (z̄_{k-1} - λ̄ κ w).
     """
-    point, g = np.zeros(D), np.zeros(D)
-    z_at, g_at = row(point.ctypes.data, 1.0, 0), row(g.ctypes.data, 1.0, 0)
-    for p in range(first, last):
-        start = carray(row(z, 1.0, p * D), (D,))
-        start_bar = carray(row(z_bar, token, p * D), (D,))
-        for d in range(D):
-            point[d], g[d] = start[d], start_bar[d]
-        l_bar = np.float64(carray(row(ladj_bar, token, p), (1,))[0])
-        db = carray(row(b_bar, token, p * K), (K,))
+    q = np.zeros((_SIDE_BY_SIDE, 5))
+    points, g = _scratch(_SIDE_BY_SIDE, D), _scratch(_SIDE_BY_SIDE, D)
+    at, g_at, width = points.ctypes.data, g.ctypes.data, points.shape[1]
+    p = claim(counter, P, _SIDE_BY_SIDE, from_the_end)
+    while p < P:
+        n = min(_SIDE_BY_SIDE, P - p)
+        _load(points, 1.0, (z, D), p, n, D)
+        _load(g, token, (z_bar, D), p, n, D)
         for k in range(K):
-            w_k, u_k = row(w[0], token, p * w[1] + k * D), row(u[0], token, p * u[1] + k * D)
-            n = _kept(kept, p, k, K, _INVERSE)
-            t, r, h = n[_T], n[_R], n[_H]
-            wg, ug = _dots_of_gradient(w_k, u_k, g_at, D)
-            a_bar = -(h * (ug + r * wg) + l_bar * n[_KAPPA]) / n[_DET]
-            r_bar = -t * (wg + a_bar * n[_WW])
-            wu_bar = r_bar * n[_BY_WU] - l_bar * n[_SLOPE]
-            ww_bar2 = r_bar * n[_BY_WW]
-            db[k] = a_bar
-            dw, du = row(w_bar, token, (p * K + k) * D), row(u_bar, token, (p * K + k) * D)
-            _move_inverse_adjoint(z_at, g_at, w_k, u_k, dw, du, D, t, r, a_bar, wu_bar, ww_bar2)
-        end_bar = carray(row(z_K_bar, token, p * D), (D,))
-        for d in range(D):
-            end_bar[d] = g[d]
+            for i in range(n):
+                w_k = row(w[0], token, (p + i) * w[1] + k * D)
+                u_k = row(u[0], token, (p + i) * u[1] + k * D)
+                l_bar = np.float64(carray(row(ladj_bar, token, p + i), (1,))[0])
+                m = _kept(kept, p + i, k, K, _INVERSE)
+                wg, ug = dots_of_gradient(w_k, u_k, row(g_at, 1.0, i * width), D)
+                a_bar = -(m[_H] * (ug + m[_R] * wg) + l_bar * m[_KAPPA]) / m[_DET]
+                r_bar = -m[_T] * (wg + a_bar * m[_WW])
+                q[i, _T_K], q[i, _R_K], q[i, _A_BAR] = m[_T], m[_R], a_bar
+                q[i, _WU_BAR] = r_bar * m[_BY_WU] - l_bar * m[_SLOPE]
+                q[i, _WW_BAR2] = r_bar * m[_BY_WW]
+                carray(row(b_bar, token, (p + i) * K), (K,))[k] = a_bar
+            for i in range(n):
+                w_k = row(w[0], token, (p + i) * w[1] + k * D)
+                u_k = row(u[0], token, (p + i) * u[1] + k * D)
+                dw = row(w_bar, token, ((p + i) * K + k) * D)
+                du = row(u_bar, token, ((p + i) * K + k) * D)
+                z_i, g_i = row(at, 1.0, i * width), row(g_at, 1.0, i * width)
+                move_inverse_adjoint(z_i, g_i, w_k, u_k, dw, du, D, q[i], around)
+        _store_points(g, token, z_K_bar, p, n, D)
+        done(counter, n)
+        p = claim(counter, P, _SIDE_BY_SIDE, from_the_end)
 
 
-@njit(**_EXACT)
+@njit(**EXACT)
 def _kept(kept, p, k, K, rows):
     """Where the numbers of layer k of set p are: the j-th at j LANES."""
     block = p // LANES

@@ -9,8 +9,6 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,52 +16,32 @@ import torch
 from torch import Tensor
 
 from flowvae.flows.kernels import cpu, cpu_shared
+from flowvae.flows.kernels.cpu_threads import run
 
 __all__ = ["backward", "forward"]
 
-# A second thread takes a while to wake, longer on a virtual machine. Plain threads, asleep
-# between calls, rather than a parallel loop's: those wait for each other by spinning, and stall
-# when the cores are busy.
-_WORTH_A_THREAD = 200_000  # estimated ns
-_NS_PER_LAYER, _NS_PER_VALUE = 25.0, 1.0
+_NS_PER_LAYER, _NS_PER_VALUE = 12.0, 0.4  # either way, on one thread
 
+# Bytes of w and u, or of their gradients, beyond which the caches do not hold them until they are
+# used again; and how many numbers of each set to bring into the cache at a time.
+_WORTH_FETCHING, _WORTH_A_DETOUR, _AHEAD = 8 << 20, 2 << 20, 4096
 _WORTH_KEEPING, _LINE = 128 << 10, 64
 _LARGE, _PAGE, _MADV_HUGEPAGE = 4 << 20, 4096, 14
 _madvise: Any = ctypes.CDLL(None).madvise if sys.platform == "linux" else None
 
-_TINY = {dtype: torch.finfo(dtype).tiny for dtype in (torch.float32, torch.float64)}
+# A number of the tensors' kind, which tells numba what is at an address, and the smallest ‖w‖² that
+# is not taken for 0
+_OF_DTYPE: dict[torch.dtype, tuple[Any, float]] = {
+    torch.float32: (np.float32(0), torch.finfo(torch.float32).tiny),
+    torch.float64: (np.float64(0), torch.finfo(torch.float64).tiny),
+}
 _Kernels = dict[bool, Callable[..., None]]  # by whether the map is inverted
 _FORWARD: _Kernels = {False: cpu.forward, True: cpu.inverse}
 _FORWARD_SHARED: _Kernels = {False: cpu_shared.forward, True: cpu_shared.inverse}
 _BACKWARD: _Kernels = {False: cpu.backward, True: cpu.inverse_backward}
 
-_pool: ThreadPoolExecutor | None = None
 
-
-def _after_fork() -> None:
-    # Threads do not survive a fork, and another thread may have held the lock.
-    global _pool, _memory
-    _pool, _memory = None, _Memory(_memory.limit)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-
-
-def run(kernel: Callable[[int, int], None], tasks: int, step: int, cost: float) -> None:
-    """Call ``kernel(first, last)`` over all tasks, on several threads if ``cost`` ns pay."""
-    global _pool  # noqa: PLW0603
-    threads = min(torch.get_num_threads(), int(cost / _WORTH_A_THREAD), -(-tasks // step))
-    if threads <= 1:
-        kernel(0, tasks)
-        return
-    if _pool is None:
-        _pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="flowvae")
-    cuts = [tasks * t // threads // step * step for t in range(threads)] + [tasks]
-    others = [_pool.submit(kernel, first, last) for first, last in pairwise(cuts[1:])]
-    kernel(cuts[0], cuts[1])
-    for other in others:
-        other.result()
+_NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
 
 
 class _Memory:
@@ -77,6 +55,8 @@ class _Memory:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._waiting: list[np.ndarray] = []
+        # By the identity of the reference that says when the lease has ended
+        self._lent: dict[int, tuple[weakref.ref[np.ndarray], np.ndarray]] = {}
         # Entered again where a garbage collection inside it gives memory back.
         self._lock = threading.RLock()
 
@@ -86,9 +66,16 @@ class _Memory:
         if not _WORTH_KEEPING <= size <= self.limit:
             return torch.empty(shape, dtype=dtype)
         memory = self._take(size)
-        lease = memory[:size]
-        weakref.finalize(lease, self._give, memory).atexit = False
-        return torch.from_numpy(lease).view(dtype).view(shape)
+        lease = np.ndarray(shape, _NUMPY[dtype], memory)
+        ended = weakref.ref(lease, self._give)
+        self._lent[id(ended)] = (ended, memory)
+        return torch.from_numpy(lease)
+
+    def empty_like(self, x: Tensor) -> Tensor:
+        """As ``torch.empty_like``, but contiguous."""
+        if x.nbytes < _WORTH_KEEPING:
+            return torch.empty_like(x, memory_format=torch.contiguous_format)
+        return self.empty(x.shape, x.dtype)
 
     def _take(self, size: int) -> np.ndarray:
         with self._lock:
@@ -104,7 +91,8 @@ class _Memory:
             _madvise(ctypes.c_void_p(first), ctypes.c_size_t(length), _MADV_HUGEPAGE)
         return memory
 
-    def _give(self, memory: np.ndarray) -> None:
+    def _give(self, ended: weakref.ref[np.ndarray]) -> None:
+        _, memory = self._lent.pop(id(ended))
         with self._lock:
             self._waiting.insert(0, memory)
             while sum(map(len, self._waiting)) > self.limit:
@@ -114,18 +102,21 @@ class _Memory:
 _memory = _Memory(limit=256 << 20)
 
 
-def _token(z: Tensor) -> np.float32 | np.float64:
-    return np.float32(0) if z.dtype == torch.float32 else np.float64(0)
+def _after_fork() -> None:
+    # Another thread may have held the lock.
+    global _memory  # noqa: PLW0603
+    _memory = _Memory(_memory.limit)
 
 
-def _rows(x: Tensor) -> Tensor:
-    """x itself if each of its sets lies together in memory, else a copy."""
-    inner = x.stride()[1:]
-    return x if inner == ((x.shape[2], 1) if x.dim() == 3 else (1,)) else x.contiguous()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
-def _inputs(w: Tensor, u: Tensor, b: Tensor) -> tuple[tuple[int, int], ...]:
-    return tuple((x.data_ptr(), x.stride(0)) for x in (w, u, b))
+def _sets(x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    """x, or a copy where a set does not lie together in memory, and its (address, stride)."""
+    if not x.is_contiguous() and x.stride()[1:] != ((x.shape[2], 1) if x.dim() == 3 else (1,)):
+        x = x.contiguous()
+    return x, (x.data_ptr(), x.stride(0))
 
 
 def numbers_kept(S: int, P: int, K: int, D: int, inverted: bool) -> int:
@@ -138,51 +129,36 @@ def numbers_kept(S: int, P: int, K: int, D: int, inverted: bool) -> int:
     return -(-P // cpu.LANES) * cpu.LANES * K * cpu.KEPT[inverted] + P * D
 
 
-def _exact_end(kept: Tensor, size: int) -> int:
-    """Where in what is kept the end of the walk is."""
-    return kept.data_ptr() + 8 * (kept.numel() - size)
-
-
 def forward(
     z: Tensor, w: Tensor, u: Tensor, b: Tensor, shift: float, save: bool, inverted: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Points (S, P, D) through sets (P, K, D): end, log-determinant (S, P), and what to keep."""
-    S, P, D = z.shape
-    K = w.shape[1]
-    w, u, b = _rows(w), _rows(u), _rows(b)
-    if z.stride(2) != 1:
+    """Points (S, P, D), or (P, D), through sets (P, K, D).
+
+    The end, the log-determinant (S, P), or (P,), and what to keep.
+    """
+    P, K, D = w.shape
+    S = 1 if z.dim() == 2 else z.shape[0]
+    # They are held until the kernel has run: copies have no other owner.
+    (w, in_w), (u, in_u), (b, in_b) = _sets(w), _sets(u), _sets(b)
+    if z.stride(-1) != 1:
         z = z.contiguous()
-    end = _memory.empty((S, P, D), z.dtype)
-    ladj = torch.empty((S, P), dtype=z.dtype)
+    token, tiny = _OF_DTYPE[z.dtype]
+    end = _memory.empty_like(z)
+    ladj = z.new_empty(z.shape[:-1])
     kept = _memory.empty((numbers_kept(S, P, K, D, inverted) if save else 0,), torch.float64)
-    tiny = _TINY[z.dtype]
-    head = (_token(z),)
-    address, sample, set_ = z.data_ptr(), z.stride(0), z.stride(1)
-    parameters = _inputs(w, u, b)
-    exact_end = _exact_end(kept, S * P * D)
-    outputs = (end.data_ptr(), ladj.data_ptr(), kept.data_ptr(), exact_end)
+    at = kept.data_ptr()
+    outputs = (end.data_ptr(), ladj.data_ptr(), at, at + 8 * (kept.numel() - S * P * D))
     cost = S * P * K * (_NS_PER_LAYER + _NS_PER_VALUE * D)
     if S == 1:
-        lanes = _FORWARD[inverted]
-        run(
-            lambda first, last: lanes(
-                *head, (address, set_), *parameters, *outputs, K, D, first, last, shift, tiny, save
-            ),
-            P,
-            cpu.LANES,
-            cost,
-        )
+        source = (z.data_ptr(), z.stride(-2))
+        ahead = max(1, _AHEAD // D) if 2 * w.nbytes >= _WORTH_FETCHING else 0
+        sizes = (P, K, D, shift, tiny, save, ahead)
+        run(_FORWARD[inverted], (token, source, in_w, in_u, in_b, *outputs, *sizes), P, cost)
     else:
-        shared = _FORWARD_SHARED[inverted]
-        source = (address, sample, set_)
-        run(
-            lambda first, last: shared(
-                *head, source, *parameters, *outputs, S, P, K, D, first, last, shift, tiny, save
-            ),
-            P * -(-S // cpu_shared.CHUNK),
-            1,
-            cost,
-        )
+        source = (z.data_ptr(), z.stride(0), z.stride(1))
+        sizes = (S, P, K, D, shift, tiny, save)
+        arguments = (token, source, in_w, in_u, in_b, *outputs, *sizes)
+        run(_FORWARD_SHARED[inverted], arguments, P * -(-S // cpu_shared.CHUNK), cost)
     return end, ladj, kept
 
 
@@ -196,50 +172,29 @@ def backward(
     shift: float,
     inverted: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of the start (S, P, D), w, u and b from those of end and log-determinant."""
-    S, P, D = end_bar.shape
-    K = w.shape[1]
-    w, u, b = _rows(w), _rows(u), _rows(b)
+    """Gradients of the start, (S, P, D) or (P, D), of w, u and b from those of end and ladj."""
+    P, K, D = w.shape
+    S = 1 if end_bar.dim() == 2 else end_bar.shape[0]
+    (w, in_w), (u, in_u) = _sets(w), _sets(u)
     end_bar, ladj_bar = end_bar.contiguous(), ladj_bar.contiguous()
-    start_bar = _memory.empty((S, P, D), end_bar.dtype)
-    end = _exact_end(kept, S * P * D)
-    w_bar, u_bar = _memory.empty((P, K, D), w.dtype), _memory.empty((P, K, D), w.dtype)
-    b_bar = torch.empty((P, K), dtype=w.dtype)
-    tiny = _TINY[end_bar.dtype]
-    token = _token(end_bar)
-    in_w, in_u, in_b = _inputs(w, u, b)
+    token, tiny = _OF_DTYPE[end_bar.dtype]
+    start_bar, b_bar = _memory.empty_like(end_bar), _memory.empty_like(b)
+    w_bar, u_bar = _memory.empty_like(w), _memory.empty_like(u)
+    at = kept.data_ptr()
+    end = at + 8 * (kept.numel() - S * P * D)
     bars = (w_bar.data_ptr(), u_bar.data_ptr(), b_bar.data_ptr())
     gradients = (end_bar.data_ptr(), ladj_bar.data_ptr(), start_bar.data_ptr())
-    cost = 2 * S * P * K * (_NS_PER_LAYER + _NS_PER_VALUE * D)
+    cost = S * P * K * (_NS_PER_LAYER + _NS_PER_VALUE * D)
     if S == 1:
-        lanes = _BACKWARD[inverted]
-        known = (end, in_w, in_u, kept.data_ptr())
-        run(
-            lambda first, last: lanes(token, *known, *gradients, *bars, K, D, first, last),
-            P,
-            1,
-            cost,
-        )
+        around = D % cpu.WIDTH == 0 and 2 * w.nbytes >= _WORTH_A_DETOUR
+        arguments = (token, end, in_w, in_u, at, *gradients, *bars, P, K, D, around)
+        run(_BACKWARD[inverted], arguments, P, cost, back=True)
     else:
+        b, in_b = _sets(b)
         tasks = P * -(-S // cpu_shared.CHUNK)
         sums = _memory.empty((tasks, K, 2 * D + 2), torch.float64)
-        known = (end, in_w, in_u, in_b, kept.data_ptr())
-        run(
-            lambda first, last: cpu_shared.pullback(
-                *(token, *known, *gradients, sums.data_ptr()),
-                *(S, P, K, D, first, last, shift, tiny, inverted),
-            ),
-            tasks,
-            1,
-            cost,
-        )
-        run(
-            lambda first, last: cpu_shared.finish(
-                *(token, in_w, in_u, in_b, sums.data_ptr(), *bars),
-                *(S, K, D, first, last, shift, tiny),
-            ),
-            P,
-            1,
-            P * K * D * 4.0,
-        )
+        known = (token, end, in_w, in_u, in_b, at, *gradients, sums.data_ptr())
+        run(cpu_shared.pullback, (*known, S, P, K, D, shift, tiny, inverted), tasks, cost, True)
+        known = (token, in_w, in_u, in_b, sums.data_ptr(), *bars)
+        run(cpu_shared.finish, (*known, S, P, K, D, shift, tiny), P, P * K * D * 4.0)
     return start_bar, w_bar, u_bar, b_bar

@@ -16,15 +16,15 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 __all__ = [
+    "claim",
     "constrained",
-    "load",
+    "done",
+    "fetch",
     "log_abs_det",
     "log_det_slopes",
-    "prefetch",
     "row",
     "select",
     "solve",
-    "store",
     "tanh_and_slope",
 ]
 
@@ -89,65 +89,77 @@ def row(context, address, token, offset):
     return signature, build
 
 
-# Memory that a kernel promises not to overlap: parameters, their gradients, a point, its gradient.
-# Without the promise LLVM checks addresses before every short loop over d, which costs as much as
-# the loop.
-_PLACES = ("parameters", "w_bar", "u_bar", "z", "z_bar")
+@intrinsic
+def _add_atomically(context, address, amount):
+    """Add to the int64 at an address, which other threads add to as well; what it was before."""
+
+    def build(context, builder, signature, arguments):
+        pointer = builder.inttoptr(arguments[0], ir.IntType(64).as_pointer())
+        return builder.atomic_rmw("add", pointer, arguments[1], "acq_rel")
+
+    return types.int64(types.int64, types.int64), build
 
 
-def _promise(module, instruction, place):
-    domain = module.add_metadata(["flowvae"])
-    here, *others = (
-        module.add_metadata([f"flowvae {name}", domain])
-        for name in sorted(_PLACES, key=place.__ne__)
-    )
-    instruction.set_metadata("alias.scope", module.add_metadata([here]))
-    instruction.set_metadata("noalias", module.add_metadata(others))
+@njit(**INLINE)
+def claim(counter, tasks, n, from_the_end):
+    """The first of n tasks that no other thread gets; ``tasks`` if none are left.
+
+    The caller's thread takes from the front and helpers from the end; the way back begins where
+    they met. So each core meets data that it has in its cache still. ``counter`` is of claims, of
+    tasks done, of claims at the front and at the end; last, on the way back, how many threads
+    there are, else 0.
+    """
+    address = counter.ctypes.data
+    claims = (tasks + n - 1) // n
+    if _add_atomically(address, 1) >= claims:
+        return tasks
+    before = _add_atomically(address + (24 if from_the_end else 16), 1)
+    threads = counter[4]
+    if threads == 0:
+        return (claims - 1 - before if from_the_end else before) * n
+    met = claims // threads
+    at = met + before if from_the_end else met - 1 - before
+    return at % claims * n
+
+
+@njit(**INLINE)
+def done(counter, n):
+    """Say that n tasks are done."""
+    _add_atomically(counter.ctypes.data + 8, n)
 
 
 @intrinsic
-def load(context, pointer, i, place):
-    """``pointer[i]`` as float64; ``place`` is one of ``_PLACES``, written out."""
-    if not isinstance(place, types.StringLiteral):
-        return None  # numba asks again with the literal
-
+def _touch(context, pointer, i):
     def build(context, builder, signature, arguments):
         value = builder.load(builder.gep(arguments[0], [arguments[1]]))
-        _promise(builder.module, value, place.literal_value)
-        return context.cast(builder, value, pointer.dtype, types.float64)
-
-    return types.float64(pointer, i, place), build
-
-
-@intrinsic
-def store(context, pointer, i, value, place):
-    """``pointer[i] = value``, from float64."""
-    if not isinstance(place, types.StringLiteral):
-        return None
-
-    def build(context, builder, signature, arguments):
-        rounded = context.cast(builder, arguments[2], types.float64, pointer.dtype)
-        done = builder.store(rounded, builder.gep(arguments[0], [arguments[1]]))
-        _promise(builder.module, done, place.literal_value)
-        return context.get_dummy_value()
-
-    return types.void(pointer, i, types.float64, place), build
-
-
-@intrinsic
-def prefetch(context, pointer, i):
-    """Ask for the cache line of ``pointer[i]``, which need not exist, ahead of its use."""
-
-    def build(context, builder, signature, arguments):
-        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
-        function = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
-        line = builder.bitcast(builder.gep(arguments[0], [arguments[1]]), byte)
-        # to be read, into all levels, as data
-        builder.call(function, [line, number(0), number(3), number(1)])
+        bits = ir.IntType(pointer.dtype.bitwidth)
+        # Code of no instruction that seems to need the number, or LLVM would drop the load.
+        used = ir.FunctionType(ir.VoidType(), [bits])
+        builder.asm(used, "", "r", [builder.bitcast(value, bits)], True)
         return context.get_dummy_value()
 
     return types.void(pointer, i), build
+
+
+@intrinsic
+def _in_a_line(context, pointer):
+    """How many numbers are in a line of the cache, of 64 bytes."""
+
+    def build(context, builder, signature, arguments):
+        return ir.IntType(64)(512 // pointer.dtype.bitwidth)
+
+    return types.int64(pointer), build
+
+
+@njit(error_model="numpy", nogil=True, cache=True)
+def fetch(pointer, n):
+    """Bring n numbers into the cache, in the order in which they lie.
+
+    A processor runs ahead of loads in a row, but of few rows at a time, and prefetch instructions
+    do not make it do so.
+    """
+    for i in range(0, n, _in_a_line(pointer)):
+        _touch(pointer, i)
 
 
 @njit(**INLINE)
@@ -157,20 +169,14 @@ def exp_parts(x):
     shifted = _fma(x, _LOG2_E, _ROUND)
     n = shifted - _ROUND
     r = _fma(n, -_LN2_LOW, _fma(n, -_LN2_HIGH, x))
-    # Taylor's series of e^r - 1, |r| ≤ ½ ln 2, to r^13 / 13!
-    p = 1.6059043836821613e-10
-    p = _fma(p, r, 2.08767569878681e-09)
-    p = _fma(p, r, 2.505210838544172e-08)
-    p = _fma(p, r, 2.755731922398589e-07)
-    p = _fma(p, r, 2.7557319223985893e-06)
-    p = _fma(p, r, 2.48015873015873e-05)
-    p = _fma(p, r, 1.984126984126984e-04)
-    p = _fma(p, r, 1.3888888888888889e-03)
-    p = _fma(p, r, 8.333333333333333e-03)
-    p = _fma(p, r, 4.1666666666666664e-02)
-    p = _fma(p, r, 0.16666666666666666)
-    p = _fma(p, r, 0.5)
-    p = _fma(p * r, r, r)
+    # Taylor's series of e^r - 1, |r| ≤ ½ ln 2, to r^13 / 13!, in parts that do not wait for each
+    # other
+    r2 = r * r
+    r4 = r2 * r2
+    low = _fma(_fma(r, 1 / 120, 1 / 24), r2, _fma(r, 1 / 6, 1 / 2))
+    middle = _fma(_fma(r, 1 / 362880, 1 / 40320), r2, _fma(r, 1 / 5040, 1 / 720))
+    high = _fma(_fma(r, 1 / 6227020800, 1 / 479001600), r2, _fma(r, 1 / 39916800, 1 / 3628800))
+    p = _fma(_fma(_fma(high, r4, middle), r4, low), r2, r)
     scale = _float_of_bits((_bits_of_float(shifted) + 1023) << 52)
     return scale, p
 
@@ -187,16 +193,11 @@ def log(x, rest):
     whole = _float_of_bits(n + 0x4338000000000000) - _ROUND
     s = f / (2.0 + f)
     q = s * s
-    p = 1 / 21
-    p = _fma(p, q, 1 / 19)
-    p = _fma(p, q, 1 / 17)
-    p = _fma(p, q, 1 / 15)
-    p = _fma(p, q, 1 / 13)
-    p = _fma(p, q, 1 / 11)
-    p = _fma(p, q, 1 / 9)
-    p = _fma(p, q, 1 / 7)
-    p = _fma(p, q, 1 / 5)
-    p = _fma(p, q, 1 / 3)
+    q2 = q * q
+    q4 = q2 * q2
+    low = _fma(_fma(q, 1 / 9, 1 / 7), q2, _fma(q, 1 / 5, 1 / 3))
+    high = _fma(_fma(q, 1 / 17, 1 / 15), q2, _fma(q, 1 / 13, 1 / 11))
+    p = _fma(_fma(_fma(q, 1 / 21, 1 / 19), q4, high), q4, low)
     whole += 0.0 * x  # NaN, whose bits are taken for a number's above, stays NaN
     return _fma(whole, _LN2_HIGH, 2.0 * s + _fma(2.0 * s * q, p, whole * _LN2_LOW))
 
@@ -262,8 +263,10 @@ def log_abs_det(t, h, m, s, d):
 def log_det_slopes(t, h, m, s, sigma):
     """∂ladj/∂a = -2 t h m / (1 + h m), ∂ladj/∂(wᵀu) = h σ / (1 + h m), and 1 + h m itself."""
     det = _not_zero(_det(t, h, m, s))
-    slope = select(det < 1e-290, select(abs(t) < 1e-150, 1.0, h * sigma / det), h * sigma / det)
-    return -2.0 * t * h * m / det, slope, det
+    by_det = 1.0 / det
+    slope = h * sigma * by_det
+    slope = select(det < 1e-290, select(abs(t) < 1e-150, 1.0, slope), slope)
+    return -2.0 * t * h * m * by_det, slope, det
 
 
 @njit(error_model="numpy", nogil=True, cache=True)

@@ -15,7 +15,9 @@ import numpy as np
 from numba import carray, njit
 
 from flowvae.flows.kernels.cpu_math import (
+    claim,
     constrained,
+    done,
     log_abs_det,
     log_det_slopes,
     row,
@@ -104,14 +106,17 @@ def _store(points, token, target, s, n, p, P):
 
 
 @njit(**_EXACT)
-def forward(token, z, w, u, b, z_K, ladj, a, exact_end, S, P, K, D, first, last, shift, tiny, save):
-    """z_K, Σ ladj_k and, if ``save``, a_k and z_K in float64, for tasks first ≤ task < last.
+def forward(
+    token, z, w, u, b, z_K, ladj, a, exact_end, S, P, K, D, shift, tiny, save, counter, from_the_end
+):
+    """z_K, Σ ladj_k and, if ``save``, a_k and z_K in float64, for the tasks it claims.
 
     ``z`` is (address, stride from sample to sample, from set to set).
     """
     q, points = np.zeros(_SCRATCH), np.zeros((D, LANES))
     chunks = (S + CHUNK - 1) // CHUNK
-    for task in range(first, last):
+    task = claim(counter, P * chunks, 1, from_the_end)
+    while task < P * chunks:
         p, start = task // chunks, (task % chunks) * CHUNK
         vectors, numbers = _parameters(token, w, u, b, K, D, p, shift, tiny)
         for s in range(start, min(S, start + CHUNK), LANES):
@@ -131,6 +136,8 @@ def forward(token, z, w, u, b, z_K, ladj, a, exact_end, S, P, K, D, first, last,
                 _store(points, 1.0, exact_end, s, n, p, P)
             for i in range(n):
                 carray(row(ladj, token, (s + i) * P + p), (1,))[0] = q[_LADJ + i]
+        done(counter, 1)
+        task = claim(counter, P * chunks, 1, from_the_end)
 
 
 @njit(**_EXACT)
@@ -142,11 +149,14 @@ def _lanes_forward(q, m, s, d):
 
 
 @njit(**_EXACT)
-def inverse(token, z_K, w, u, b, z, ladj, a, exact_end, S, P, K, D, first, last, shift, tiny, save):
+def inverse(
+    token, z_K, w, u, b, z, ladj, a, exact_end, S, P, K, D, shift, tiny, save, counter, from_the_end
+):
     """z, -Σ ladj_k and, if ``save``, a_k and z in float64, from z_K; as in :func:`forward`."""
     q, points = np.zeros(_SCRATCH), np.zeros((D, LANES))
     chunks = (S + CHUNK - 1) // CHUNK
-    for task in range(first, last):
+    task = claim(counter, P * chunks, 1, from_the_end)
+    while task < P * chunks:
         p, start = task // chunks, (task % chunks) * CHUNK
         vectors, numbers = _parameters(token, w, u, b, K, D, p, shift, tiny)
         for s in range(start, min(S, start + CHUNK), LANES):
@@ -176,6 +186,8 @@ def inverse(token, z_K, w, u, b, z, ladj, a, exact_end, S, P, K, D, first, last,
                 _store(points, 1.0, exact_end, s, n, p, P)
             for i in range(n):
                 carray(row(ladj, token, (s + i) * P + p), (1,))[0] = q[_LADJ + i]
+        done(counter, 1)
+        task = claim(counter, P * chunks, 1, from_the_end)
 
 
 @njit(**_EXACT)
@@ -189,7 +201,7 @@ def _lanes_inverse(q, m, s, d):
 @njit(**_EXACT)
 def pullback(
     token, end, w, u, b, a, end_bar, ladj_bar, start_bar, sums,
-    S, P, K, D, first, last, shift, tiny, inverted,
+    S, P, K, D, shift, tiny, inverted, counter, from_the_end,
 ):  # fmt: skip
     """The adjoint of :func:`forward`, or of :func:`inverse` if ``inverted``.
 
@@ -199,7 +211,8 @@ def pullback(
     """
     q, points, g = np.zeros(_SCRATCH), np.zeros((D, LANES)), np.zeros((D, LANES))
     chunks = (S + CHUNK - 1) // CHUNK
-    for task in range(first, last):
+    task = claim(counter, P * chunks, 1, from_the_end)
+    while task < P * chunks:
         p, start = task // chunks, (task % chunks) * CHUNK
         vectors, numbers = _parameters(token, w, u, b, K, D, p, shift, tiny)
         total = carray(row(sums, 1.0, task * K * (2 * D + 2)), (K, 2 * D + 2))
@@ -234,6 +247,8 @@ def pullback(
                 for i in range(n):
                     to[2 * D + 1] += q[_A_BAR + i]
             _store(g, token, start_bar, s, n, p, P)
+        done(counter, 1)
+        task = claim(counter, P * chunks, 1, from_the_end)
 
 
 @njit(**_EXACT)
@@ -266,10 +281,13 @@ def _lanes_inverse_adjoint(q, m, s, sigma, n):
 
 
 @njit(**_EXACT)
-def finish(token, w, u, b, sums, w_bar, u_bar, b_bar, S, K, D, first, last, shift, tiny):
-    """Gradients of sets first ≤ p < last from the sums of their tasks."""
+def finish(
+    token, w, u, b, sums, w_bar, u_bar, b_bar, S, P, K, D, shift, tiny, counter, from_the_end
+):
+    """Gradients of the sets it claims from the sums of their tasks."""
     chunks = (S + CHUNK - 1) // CHUNK
-    for p in range(first, last):
+    p = claim(counter, P, 1, from_the_end)
+    while p < P:
         vectors, numbers = _parameters(token, w, u, b, K, D, p, shift, tiny)
         for k in range(K):
             total = np.zeros(2 * D + 2)
@@ -290,3 +308,5 @@ def finish(token, w, u, b, sums, w_bar, u_bar, b_bar, S, K, D, first, last, shif
                 du[d] = total[d] + wu_bar * w_k[d]
                 dw[d] = total[D + d] + r * total[d] + wu_bar * u_k[d] + ww_bar2 * w_k[d]
             carray(row(b_bar, token, p * K), (K,))[k] = total[2 * D + 1]
+        done(counter, 1)
+        p = claim(counter, P, 1, from_the_end)

@@ -327,7 +327,13 @@ def _rows(x: Tensor) -> Tensor:
 def forward(
     z: Tensor, w: Tensor, u: Tensor, b: Tensor, shift: float, save: bool, inverted: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Points (S, P, D) through sets (P, K, D): end, log-determinant (S, P), and what to keep."""
+    """Points (S, P, D), or (P, D), through sets (P, K, D).
+
+    The end, the log-determinant (S, P), or (P,), and what to keep.
+    """
+    if z.dim() == 2:
+        end, ladj, kept = forward(z.unsqueeze(0), w, u, b, shift, save, inverted)
+        return end.squeeze(0), ladj.squeeze(0), kept
     S, P, D = z.shape
     K = w.shape[1]
     w, u, b = _rows(w), _rows(u), _rows(b)
@@ -360,7 +366,11 @@ def backward(
     shift: float,
     inverted: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of the start (S, P, D), w, u and b from those of end and log-determinant."""
+    """Gradients of the start, (S, P, D) or (P, D), of w, u and b from those of end and ladj."""
+    if end_bar.dim() == 2:
+        bars = end_bar.unsqueeze(0), ladj_bar.unsqueeze(0)
+        start_bar, *others = backward(w, u, b, kept, *bars, shift, inverted)
+        return start_bar.squeeze(0), *others
     S, P, D = end_bar.shape
     K = w.shape[1]
     w, u = _rows(w), _rows(u)

@@ -154,21 +154,13 @@ _register_autograd(planar, inverted=False)
 _register_autograd(planar_inverse, inverted=True)
 
 
-def _launch(z, w, u, b, shift: float, save: bool, inverted: bool):
-    """The kernels on points (P, D) or (S, P, D)."""
-    launcher = _LAUNCHERS[z.device.type]()
-    if z.dim() == 3:
-        return launcher.forward(z, w, u, b, shift, save, inverted)
-    end, ladj, kept = launcher.forward(z.unsqueeze(0), w, u, b, shift, save, inverted)
-    return end.squeeze(0), ladj.squeeze(0), kept
-
-
 class _Eager(torch.autograd.Function):
     """The same without the dispatcher's bookkeeping, which costs more than small flows do."""
 
     @staticmethod
     def forward(ctx, z, w, u, b, shift, inverted):
-        end, ladj, kept = _launch(z, w, u, b, shift, True, inverted)
+        launcher = _LAUNCHERS[z.device.type]()
+        end, ladj, kept = launcher.forward(z, w, u, b, shift, True, inverted)
         ctx.save_for_backward(z, w, u, b, kept)
         ctx.shift, ctx.inverted = shift, inverted
         return end, ladj
@@ -176,19 +168,10 @@ class _Eager(torch.autograd.Function):
     @staticmethod
     def backward(ctx, end_bar, ladj_bar):  # pyright: ignore[reportIncompatibleMethodOverride]
         adjoint = _LAUNCHERS[end_bar.device.type]().backward
-        if end_bar.dim() == 2:
-            adjoint = partial(_one_sample, adjoint)
         gradients = _pull_back(
             ctx.saved_tensors, end_bar, ladj_bar, ctx.shift, ctx.inverted, adjoint
         )
         return *gradients, None, None
-
-
-def _one_sample(adjoint, w, u, b, kept, end_bar, ladj_bar, shift, inverted):
-    z_bar, *others = adjoint(
-        w, u, b, kept, end_bar.unsqueeze(0), ladj_bar.unsqueeze(0), shift, inverted
-    )
-    return z_bar.squeeze(0), *others
 
 
 _LAUNCHERS = {"cpu": _cpu, "cuda": _cuda}
@@ -217,5 +200,6 @@ def walk(
         return (end.squeeze(0), ladj.squeeze(0)) if flat else (end, ladj)
     if save:
         return _Eager.apply(z, w, u, b, shift, inverted)
-    end, ladj, _ = _launch(z, w, u, b, shift, False, inverted)
+    launcher = _LAUNCHERS[z.device.type]()
+    end, ladj, _ = launcher.forward(z, w, u, b, shift, False, inverted)
     return end, ladj
