@@ -27,9 +27,9 @@ from flowvae.flows.kernels.cpu_math import (
     claim,
     constrained,
     done,
-    fetch,
     log_abs_det,
     log_det_slopes,
+    prefetch,
     row,
     select,
     solve,
@@ -75,29 +75,27 @@ def forward(
     shift,
     tiny,
     save,
-    ahead,
     counter,
     from_the_end,
 ):
     """z_K, Σ ladj_k and, if ``save``, what the adjoint needs, for all sets it claims.
 
     ``z``, ``w``, ``u`` and ``b`` are (address, stride from set to set); ``z_K``, ``ladj``, ``kept``
-    and ``exact_end``, z_K again (both float64), are addresses of contiguous memory. If ``ahead`` is
-    not 0, so many layers of w and u are brought into the cache at a time.
+    and ``exact_end``, z_K again (both float64), are addresses of contiguous memory.
     """
     q, points = np.zeros(_ROWS * LANES), _scratch(LANES, D)
     at, width = points.ctypes.data, points.shape[1]
     p = claim(counter, P, LANES, from_the_end)
+    step = -LANES if from_the_end else LANES
     while p < P:
         n = min(LANES, P - p)
         _load(points, token, z, p, n, D)
         q[_LADJ : _LADJ + LANES] = 0.0
         for k in range(K):
-            if ahead > 0 and k % ahead == 0:
-                _fetch_layers(token, w, u, p, n, D, k, min(k + ahead, K))
             for i in range(n):
                 w_k = row(w[0], token, (p + i) * w[1] + k * D)
                 u_k = row(u[0], token, (p + i) * u[1] + k * D)
+                _ask_for_layer(token, w, u, p + i + step, k, D)
                 q[_WU + i], q[_WW + i], wz = dots(w_k, u_k, row(at, 1.0, i * width), D)
                 q[_A + i] = wz + carray(row(b[0], token, (p + i) * b[1]), (K,))[k]
             _lanes_forward(q, shift, tiny)
@@ -113,12 +111,15 @@ def forward(
         p = claim(counter, P, LANES, from_the_end)
 
 
-@njit(**EXACT)
-def _fetch_layers(token, w, u, p, n, D, first, last):
-    """Set by set: side by side, as they are used, the sets are too many for the processor."""
-    for i in range(n):
-        fetch(row(w[0], token, (p + i) * w[1] + first * D), (last - first) * D)
-        fetch(row(u[0], token, (p + i) * u[1] + first * D), (last - first) * D)
+@njit(**EXACT, inline="always")
+def _ask_for_layer(token, w, u, p, k, D):
+    """Have layer k of set p, which may not exist, on its way to the cache.
+
+    Sets worked on next to each other are too many rows in memory for the processor to see that
+    each of them goes on.
+    """
+    prefetch(row(w[0], token, p * w[1] + k * D), D)
+    prefetch(row(u[0], token, p * u[1] + k * D), D)
 
 
 @njit(**EXACT)
@@ -151,7 +152,6 @@ def inverse(
     shift,
     tiny,
     save,
-    ahead,
     counter,
     from_the_end,
 ):
@@ -159,16 +159,16 @@ def inverse(
     q, points = np.zeros(_ROWS * LANES), _scratch(LANES, D)
     at, width = points.ctypes.data, points.shape[1]
     p = claim(counter, P, LANES, from_the_end)
+    step = -LANES if from_the_end else LANES
     while p < P:
         n = min(LANES, P - p)
         _load(points, token, z_K, p, n, D)
         q[_LADJ : _LADJ + LANES] = 0.0
         for k in range(K - 1, -1, -1):
-            if ahead > 0 and (K - 1 - k) % ahead == 0:
-                _fetch_layers(token, w, u, p, n, D, max(k + 1 - ahead, 0), k + 1)
             for i in range(n):
                 w_k = row(w[0], token, (p + i) * w[1] + k * D)
                 u_k = row(u[0], token, (p + i) * u[1] + k * D)
+                _ask_for_layer(token, w, u, p + i + step, k, D)
                 q[_WU + i], q[_WW + i], wz = dots(w_k, u_k, row(at, 1.0, i * width), D)
                 q[_B + i] = carray(row(b[0], token, (p + i) * b[1]), (K,))[k]
                 q[_A + i] = wz + q[_B + i]
@@ -290,6 +290,7 @@ def backward(
     points, g = _scratch(_SIDE_BY_SIDE, D), _scratch(_SIDE_BY_SIDE, D)
     at, g_at, width = points.ctypes.data, g.ctypes.data, points.shape[1]
     p = claim(counter, P, _SIDE_BY_SIDE, from_the_end)
+    step = _SIDE_BY_SIDE if from_the_end else -_SIDE_BY_SIDE
     while p < P:
         n = min(_SIDE_BY_SIDE, P - p)
         _load(points, 1.0, (z_K, D), p, n, D)
@@ -300,6 +301,7 @@ def backward(
                 u_k = row(u[0], token, (p + i) * u[1] + k * D)
                 l_bar = np.float64(carray(row(ladj_bar, token, p + i), (1,))[0])
                 m = _kept(kept, p + i, k, K, _FORWARD)
+                _ask_for_layer(token, w, u, p + i + step, k, D)
                 wg, ug = dots_of_gradient(w_k, u_k, row(g_at, 1.0, i * width), D)
                 a_bar = m[_H] * (ug + m[_R] * wg) + l_bar * m[_KAPPA]
                 r_bar = m[_T] * wg
@@ -347,6 +349,7 @@ def inverse_backward(
     points, g = _scratch(_SIDE_BY_SIDE, D), _scratch(_SIDE_BY_SIDE, D)
     at, g_at, width = points.ctypes.data, g.ctypes.data, points.shape[1]
     p = claim(counter, P, _SIDE_BY_SIDE, from_the_end)
+    step = _SIDE_BY_SIDE if from_the_end else -_SIDE_BY_SIDE
     while p < P:
         n = min(_SIDE_BY_SIDE, P - p)
         _load(points, 1.0, (z, D), p, n, D)
@@ -357,6 +360,7 @@ def inverse_backward(
                 u_k = row(u[0], token, (p + i) * u[1] + k * D)
                 l_bar = np.float64(carray(row(ladj_bar, token, p + i), (1,))[0])
                 m = _kept(kept, p + i, k, K, _INVERSE)
+                _ask_for_layer(token, w, u, p + i + step, k, D)
                 wg, ug = dots_of_gradient(w_k, u_k, row(g_at, 1.0, i * width), D)
                 a_bar = -(m[_H] * (ug + m[_R] * wg) + l_bar * m[_KAPPA]) / m[_DET]
                 r_bar = -m[_T] * (wg + a_bar * m[_WW])

@@ -22,9 +22,8 @@ __all__ = ["backward", "forward"]
 
 _NS_PER_LAYER, _NS_PER_VALUE = 12.0, 0.4  # either way, on one thread
 
-# Bytes of w and u, or of their gradients, beyond which the caches do not hold them until they are
-# used again; and how many numbers of each set to bring into the cache at a time.
-_WORTH_FETCHING, _WORTH_A_DETOUR, _AHEAD = 8 << 20, 2 << 20, 4096
+# Bytes of gradients beyond which the caches do not hold them until they are used.
+_WORTH_A_DETOUR = 2 << 20
 _WORTH_KEEPING, _LINE = 128 << 10, 64
 _LARGE, _PAGE, _MADV_HUGEPAGE = 4 << 20, 4096, 14
 _madvise: Any = ctypes.CDLL(None).madvise if sys.platform == "linux" else None
@@ -151,8 +150,7 @@ def forward(
     cost = S * P * K * (_NS_PER_LAYER + _NS_PER_VALUE * D)
     if S == 1:
         source = (z.data_ptr(), z.stride(-2))
-        ahead = max(1, _AHEAD // D) if 2 * w.nbytes >= _WORTH_FETCHING else 0
-        sizes = (P, K, D, shift, tiny, save, ahead)
+        sizes = (P, K, D, shift, tiny, save)
         run(_FORWARD[inverted], (token, source, in_w, in_u, in_b, *outputs, *sizes), P, cost)
     else:
         source = (z.data_ptr(), z.stride(0), z.stride(1))

@@ -19,9 +19,9 @@ __all__ = [
     "claim",
     "constrained",
     "done",
-    "fetch",
     "log_abs_det",
     "log_det_slopes",
+    "prefetch",
     "row",
     "select",
     "solve",
@@ -129,19 +129,6 @@ def done(counter, n):
 
 
 @intrinsic
-def _touch(context, pointer, i):
-    def build(context, builder, signature, arguments):
-        value = builder.load(builder.gep(arguments[0], [arguments[1]]))
-        bits = ir.IntType(pointer.dtype.bitwidth)
-        # Code of no instruction that seems to need the number, or LLVM would drop the load.
-        used = ir.FunctionType(ir.VoidType(), [bits])
-        builder.asm(used, "", "r", [builder.bitcast(value, bits)], True)
-        return context.get_dummy_value()
-
-    return types.void(pointer, i), build
-
-
-@intrinsic
 def _in_a_line(context, pointer):
     """How many numbers are in a line of the cache, of 64 bytes."""
 
@@ -151,15 +138,25 @@ def _in_a_line(context, pointer):
     return types.int64(pointer), build
 
 
-@njit(error_model="numpy", nogil=True, cache=True)
-def fetch(pointer, n):
-    """Bring n numbers into the cache, in the order in which they lie.
+@intrinsic
+def _prefetch(context, pointer, i):
+    def build(context, builder, signature, arguments):
+        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        function = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
+        line = builder.bitcast(builder.gep(arguments[0], [arguments[1]]), byte)
+        # to be read, into all levels, as data
+        builder.call(function, [line, number(0), number(3), number(1)])
+        return context.get_dummy_value()
 
-    A processor runs ahead of loads in a row, but of few rows at a time, and prefetch instructions
-    do not make it do so.
-    """
+    return types.void(pointer, i), build
+
+
+@njit(**INLINE)
+def prefetch(pointer, n):
+    """Ask for the lines of n numbers, which need not exist, ahead of their use."""
     for i in range(0, n, _in_a_line(pointer)):
-        _touch(pointer, i)
+        _prefetch(pointer, i)
 
 
 @njit(**INLINE)
