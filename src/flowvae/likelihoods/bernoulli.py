@@ -71,6 +71,11 @@ class _Pixels(ValueDistribution):
     def mean(self) -> Tensor:
         return self.logits.sigmoid()
 
+    @property
+    def variance(self) -> Tensor:
+        p = self.mean
+        return p * (1 - p)
+
     def draw(self, shape: torch.Size, generator: torch.Generator | None) -> Tensor:
         return torch.bernoulli(self.mean.expand(shape), generator=generator)
 

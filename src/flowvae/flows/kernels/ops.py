@@ -13,6 +13,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from flowvae.eager import eager
 from flowvae.flows import reference
 
 __all__ = ["available", "planar", "planar_inverse", "walk"]
@@ -175,7 +176,6 @@ class _Eager(torch.autograd.Function):
 
 
 _LAUNCHERS = {"cpu": _cpu, "cuda": _cuda}
-_PLAIN = {Tensor, torch.nn.Parameter}
 
 
 def walk(
@@ -189,11 +189,7 @@ def walk(
     save = torch.is_grad_enabled() and (
         z.requires_grad or w.requires_grad or u.requires_grad or b.requires_grad
     )
-    if (
-        torch.compiler.is_compiling()
-        or not {type(z), type(w), type(u), type(b)} <= _PLAIN
-        or torch._C._len_torch_dispatch_stack() > 0
-    ):
+    if not eager(z, w, u, b):
         flat = z.dim() == 2
         op = planar_inverse if inverted else planar
         end, ladj, _ = op(z.unsqueeze(0) if flat else z, w, u, b, shift, save)
