@@ -21,5 +21,5 @@ def eager(*tensors: Tensor) -> bool:
         and {type(x) for x in tensors} <= _PLAIN
         and torch._C._functorch.peek_interpreter_stack() is None  # pyright: ignore
         and torch._C._len_torch_dispatch_stack() == 0
-        and torch._C._get_tracing_state() is None
+        and torch._C._get_tracing_state() is None  # pyright: ignore
     )
