@@ -14,11 +14,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from llvmlite import ir
-from numba import carray, njit, types
-from numba.extending import intrinsic
+from numba import carray, njit
 
-from flowvae.flows.kernels.cpu_math import claim, done, row
+from flowvae.flows.kernels.cpu_math import bits_of_float, claim, done, float_of_bits, row, select
 
 __all__ = ["log_prob"]
 
@@ -38,36 +36,10 @@ _E6, _E5, _E4, _E3, _E2 = (np.float32(1 / math.factorial(n)) for n in (6, 5, 4, 
 _EXACT = {"error_model": "numpy", "nogil": True}
 
 
-@intrinsic
-def _float_of_bits(context, bits):
-    def build(context, builder, signature, arguments):
-        return builder.bitcast(arguments[0], ir.FloatType())
-
-    return types.float32(types.int32), build
-
-
-@intrinsic
-def _bits_of_float(context, x):
-    def build(context, builder, signature, arguments):
-        return builder.bitcast(arguments[0], ir.IntType(32))
-
-    return types.int32(types.float32), build
-
-
-@intrinsic
-def _select(context, condition, yes, no):
-    """``yes if condition else no`` without a branch."""
-
-    def build(context, builder, signature, arguments):
-        return builder.select(*arguments)
-
-    return types.float32(types.boolean, types.float32, types.float32), build
-
-
 @njit(**_EXACT, inline="always")
 def _exp(x):
     """e^x for x ≤ 0, to about one unit in the last place; NaN stays NaN."""
-    x = _select(x < _LOW, _LOW, x)
+    x = select(x < _LOW, _LOW, x)
     shifted = x * _LOG2_E + _ROUND
     n = shifted - _ROUND
     r = (x - n * _LN2_HIGH) - n * _LN2_LOW
@@ -77,7 +49,8 @@ def _exp(x):
     p = p * r + _E3
     p = p * r + _E2
     p = p * r * r + r
-    scale = _float_of_bits((_bits_of_float(shifted) + _BIAS) << _MANTISSA)
+    # numba adds int32 as int64
+    scale = float_of_bits(np.int32((bits_of_float(shifted) + _BIAS) << _MANTISSA))
     return scale * p + scale
 
 
@@ -90,9 +63,9 @@ def _block(x, logits, slope, n, fit, product):
         above = _ONE + e
         positive = l_i > _ZERO
         inverse = _ONE / above
-        fit[i] += (x_i - _select(positive, _ONE, _ZERO)) * l_i
+        fit[i] += (x_i - select(positive, _ONE, _ZERO)) * l_i
         product[i] *= above
-        slope[i] = x_i - _select(positive, inverse, e * inverse)
+        slope[i] = x_i - select(positive, inverse, e * inverse)
 
 
 @njit(**_EXACT, cache=True)

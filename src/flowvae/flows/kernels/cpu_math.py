@@ -16,9 +16,11 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 __all__ = [
+    "bits_of_float",
     "claim",
     "constrained",
     "done",
+    "float_of_bits",
     "log_abs_det",
     "log_det_slopes",
     "prefetch",
@@ -38,29 +40,35 @@ _ROUND = 6755399441055744.0  # 1.5 · 2^52: adding it rounds to a whole number
 
 
 @intrinsic
-def _float_of_bits(context, bits):
-    def build(context, builder, signature, arguments):
-        return builder.bitcast(arguments[0], ir.DoubleType())
+def float_of_bits(context, bits):
+    """The float32 or float64 that an int32 or int64 stands for."""
+    kind = types.float32 if bits == types.int32 else types.float64
 
-    return types.float64(types.int64), build
+    def build(context, builder, signature, arguments):
+        return builder.bitcast(arguments[0], context.get_value_type(kind))
+
+    return kind(bits), build
 
 
 @intrinsic
-def _bits_of_float(context, x):
-    def build(context, builder, signature, arguments):
-        return builder.bitcast(arguments[0], ir.IntType(64))
+def bits_of_float(context, x):
+    """Those of a float32 as int32, of a float64 as int64."""
+    kind = types.int32 if x == types.float32 else types.int64
 
-    return types.int64(types.float64), build
+    def build(context, builder, signature, arguments):
+        return builder.bitcast(arguments[0], context.get_value_type(kind))
+
+    return kind(x), build
 
 
 @intrinsic
 def select(context, condition, yes, no):
-    """``yes if condition else no`` without a branch; both are evaluated."""
+    """``yes if condition else no`` without a branch, of one type; both are evaluated."""
 
     def build(context, builder, signature, arguments):
         return builder.select(*arguments)
 
-    return types.float64(types.boolean, types.float64, types.float64), build
+    return (yes(condition, yes, no), build) if yes == no else None
 
 
 @intrinsic
@@ -174,7 +182,7 @@ def exp_parts(x):
     middle = _fma(_fma(r, 1 / 362880, 1 / 40320), r2, _fma(r, 1 / 5040, 1 / 720))
     high = _fma(_fma(r, 1 / 6227020800, 1 / 479001600), r2, _fma(r, 1 / 39916800, 1 / 3628800))
     p = _fma(_fma(_fma(high, r4, middle), r4, low), r2, r)
-    scale = _float_of_bits((_bits_of_float(shifted) + 1023) << 52)
+    scale = float_of_bits((bits_of_float(shifted) + 1023) << 52)
     return scale, p
 
 
@@ -184,10 +192,10 @@ def log(x, rest):
 
     x + rest = 2^n (1 + f), ln(1 + f) = 2 artanh(f / (2 + f)).
     """
-    bits = _bits_of_float(x)
+    bits = bits_of_float(x)
     n = (bits - 0x3FE6A09E667F3BCD) >> 52  # so that √½ ≤ 1 + f < √2
-    f = _fma(rest, _float_of_bits((1023 - n) << 52), _float_of_bits(bits - (n << 52)) - 1.0)
-    whole = _float_of_bits(n + 0x4338000000000000) - _ROUND
+    f = _fma(rest, float_of_bits((1023 - n) << 52), float_of_bits(bits - (n << 52)) - 1.0)
+    whole = float_of_bits(n + 0x4338000000000000) - _ROUND
     s = f / (2.0 + f)
     q = s * s
     q2 = q * q
