@@ -153,6 +153,8 @@ def test_what_the_kernels_do_not_take_goes_through_pytorch():
     torch.testing.assert_close(mapped, Bernoulli()(logits).log_prob(x))
     double = Bernoulli()(logits.double()).log_prob(x.double())
     torch.testing.assert_close(double.float(), mapped)
+    with pytest.raises(RuntimeError, match="device"):
+        draw(loc, log_var, eps.to("meta"))
     many = torch.randn(5000, 3, 2)
     torch.testing.assert_close(standard_log_prob(many[:7]), standard_log_prob(many)[:7])
 

@@ -263,6 +263,7 @@ def test_no_flows_and_empty_batches():
         ({"z": torch.tensor(0.0)}, ValueError, "z: expected shape .* got a scalar"),
         ({"z": torch.zeros(4, 2, dtype=torch.long)}, TypeError, "z: .*floating.*int64"),
         ({"u": torch.zeros(4, 3, 2).double()}, TypeError, "u: .*float32, got torch.float64"),
+        ({"w": torch.zeros(4, 3, 2, device="meta")}, ValueError, "w: .*device of z, cpu, got meta"),
         ({"w": [[1.0]]}, TypeError, "w: expected a torch.Tensor, got list"),
         ({"constraint": "none"}, ValueError, "constraint: expected one of .*paper.*got 'none'"),
     ],

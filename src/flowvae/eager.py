@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import torch
 from torch import Tensor
 
-__all__ = ["eager"]
+__all__ = ["eager", "fit_for_kernels"]
 
+_HAS_NUMBA = find_spec("numba") is not None
 _PLAIN = {Tensor, torch.nn.Parameter}
 
 
@@ -22,4 +25,17 @@ def eager(*tensors: Tensor) -> bool:
         and torch._C._functorch.peek_interpreter_stack() is None  # pyright: ignore
         and torch._C._len_torch_dispatch_stack() == 0
         and torch._C._get_tracing_state() is None  # pyright: ignore
+    )
+
+
+def fit_for_kernels(*tensors: Tensor) -> bool:
+    """Whether the kernels of :mod:`flowvae.kernels` may have them: on the CPU, none of them empty.
+
+    They are of one dtype, and nobody watches.
+    """
+    dtype = tensors[0].dtype
+    return (
+        _HAS_NUMBA
+        and all(x.device.type == "cpu" and x.dtype == dtype and x.numel() > 0 for x in tensors)
+        and eager(*tensors)
     )

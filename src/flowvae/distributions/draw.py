@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import math
 from functools import cache
-from importlib.util import find_spec
 from types import ModuleType
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from flowvae.eager import eager
+from flowvae.eager import fit_for_kernels
 
 __all__ = ["draw", "standard_log_prob"]
 
-_HAS_NUMBA = find_spec("numba") is not None
 # Up to so many numbers one pass on one thread is faster than a dozen of PyTorch's operations.
 _FEW = 8192
 _TOKENS = {torch.float32: np.float32(0), torch.float64: np.float64(0)}
@@ -30,7 +28,7 @@ def draw(loc: Tensor, log_var: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
         loc.shape == log_var.shape == eps.shape[1:]
         and loc.dim() == 2
         and not eps.requires_grad
-        and _few_on_cpu(loc, log_var, eps)
+        and _few(loc, log_var, eps)
     )
     if fits:
         return _Draw.apply(loc, log_var, eps)
@@ -41,19 +39,16 @@ def draw(loc: Tensor, log_var: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
 
 def standard_log_prob(eps: Tensor) -> Tensor:
     """log N(ε; 0, I), (...), in nats."""
-    if eps.dim() > 1 and _few_on_cpu(eps):
+    if eps.dim() > 1 and _few(eps):
         return _StandardLogProb.apply(eps)
     return -0.5 * eps.square().sum(-1) - 0.5 * math.log(2 * math.pi) * eps.shape[-1]
 
 
-def _few_on_cpu(*tensors: Tensor) -> bool:
-    first = tensors[0]
+def _few(*tensors: Tensor) -> bool:
     return (
-        first.device.type == "cpu"
-        and first.dtype in _TOKENS
-        and all(x.dtype == first.dtype and 0 < x.numel() <= _FEW for x in tensors)
-        and _HAS_NUMBA
-        and eager(*tensors)
+        tensors[0].dtype in _TOKENS
+        and all(x.numel() <= _FEW for x in tensors)
+        and fit_for_kernels(*tensors)
     )
 
 

@@ -9,11 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from flowvae.distributions.base import (
-    FlowSample,
-    LatentDistribution,
-    standard_noise,
-)
+from flowvae.distributions.base import FlowSample, LatentDistribution, standard_noise
 from flowvae.distributions.draw import standard_log_prob
 from flowvae.distributions.gaussian import DiagonalGaussian
 from flowvae.flows.planar import Constraint, planar_flow, planar_flow_inverse

@@ -9,11 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import constraints
 
-from flowvae.distributions.base import (
-    FlowSample,
-    LatentDistribution,
-    standard_noise,
-)
+from flowvae.distributions.base import FlowSample, LatentDistribution, standard_noise
 from flowvae.distributions.draw import draw, standard_log_prob
 from flowvae.flows.householder import matvec
 

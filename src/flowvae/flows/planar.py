@@ -58,7 +58,7 @@ def planar_flow(
 
     Raises:
         TypeError: an input is no floating-point tensor, or dtypes differ.
-        ValueError: shapes do not fit together, or the constraint is unknown.
+        ValueError: shapes do not fit together, devices differ, or the constraint is unknown.
 
     Source: "Variational Inference with Normalizing Flows", arXiv 1505.05770.
 
@@ -99,7 +99,7 @@ def planar_flow_inverse(
 
     Raises:
         TypeError: an input is no floating-point tensor, or dtypes differ.
-        ValueError: shapes do not fit together, or the constraint is unknown.
+        ValueError: shapes do not fit together, devices differ, or the constraint is unknown.
 
     Examples:
         >>> import torch
@@ -147,6 +147,7 @@ def _is_usual(z: Tensor, w: Tensor, u: Tensor, b: Tensor, constraint: Constraint
         and points[-1] == sets[2]
         and dtype.is_floating_point
         and dtype == w.dtype == u.dtype == b.dtype
+        and z.device == w.device == u.device == b.device
     )
 
 
@@ -190,12 +191,7 @@ def _by_kernel(
 def _check(points: str, z: Tensor, w: Tensor, u: Tensor, b: Tensor, constraint: str) -> None:
     """One clear error that names the argument, what was expected and what was got."""
     for name, value in ((points, z), ("w", w), ("u", u), ("b", b)):
-        if not isinstance(value, Tensor):
-            raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
-        if not value.dtype.is_floating_point:
-            raise TypeError(f"{name}: expected a floating-point tensor, got {value.dtype}")
-        if value.dtype != z.dtype:
-            raise TypeError(f"{name}: expected the dtype of {points}, {z.dtype}, got {value.dtype}")
+        _check_kind(name, value, points, z)
     if constraint not in CONSTRAINTS:
         raise ValueError(f"constraint: expected one of {CONSTRAINTS}, got {constraint!r}")
     if z.dim() < 1:
@@ -217,3 +213,15 @@ def _check(points: str, z: Tensor, w: Tensor, u: Tensor, b: Tensor, constraint: 
             f"{points}, w, u, b: batch shapes do not broadcast, got {tuple(z.shape[:-1])}, "
             f"{tuple(w.shape[:-2])}, {tuple(u.shape[:-2])}, {tuple(b.shape[:-1])}"
         ) from None
+
+
+def _check_kind(name: str, value: Tensor, points: str, z: Tensor) -> None:
+    """A floating-point tensor of the points' dtype, on their device."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
+    if not value.dtype.is_floating_point:
+        raise TypeError(f"{name}: expected a floating-point tensor, got {value.dtype}")
+    if value.dtype != z.dtype:
+        raise TypeError(f"{name}: expected the dtype of {points}, {z.dtype}, got {value.dtype}")
+    if value.device != z.device:
+        raise ValueError(f"{name}: expected the device of {points}, {z.device}, got {value.device}")

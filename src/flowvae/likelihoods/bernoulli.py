@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from importlib.util import find_spec
 
 import numpy as np
 import torch
@@ -12,12 +11,11 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from flowvae.eager import eager
+from flowvae.eager import fit_for_kernels
 from flowvae.likelihoods.base import UNIT_INTERVAL, Likelihood, ValueDistribution, uniform
 
 __all__ = ["Bernoulli", "ContinuousBernoulli"]
 
-_HAS_NUMBA = find_spec("numba") is not None
 _NS_PER_VALUE = 0.6
 
 
@@ -83,13 +81,10 @@ class _Pixels(ValueDistribution):
 def _kernel_fits(x: Tensor, logits: Tensor) -> bool:
     """Whether x is (..., P) and the logits (S, ..., P), as the kernel wants them."""
     return (
-        x.dtype == logits.dtype == torch.float32
-        and x.device.type == logits.device.type == "cpu"
+        x.dtype == torch.float32
         and x.shape == logits.shape[logits.dim() - x.dim() :]
-        and x.numel() > 0 < logits.numel()
         and not x.requires_grad
-        and _HAS_NUMBA
-        and eager(x, logits)
+        and fit_for_kernels(x, logits)
     )
 
 

@@ -112,6 +112,16 @@ def _inverse_adjoint_step(z, g, w, u, d, n, t, r, a_bar, wu_bar, ww_bar2):
     return multiply_add(a_bar, point, dw), multiply_add(wu_bar, x, minus_tv)
 
 
+@njit(**INLINE)
+def _write_step(dw, du, d, n, of_w, of_u, around):
+    if around:
+        store_around(dw, d, of_w, "w_bar")
+        store_around(du, d, of_u, "u_bar")
+    else:
+        store(dw, d, n, of_w, "w_bar")
+        store(du, d, n, of_u, "u_bar")
+
+
 @njit(**EXACT)
 def move_adjoint(z, g, w, u, dw, du, D, numbers, around):
     """One layer of the adjoint for one point: z_k, z̄_k -> z_{k-1}, z̄_{k-1}, with w̄_k and ū_k.
@@ -122,17 +132,11 @@ def move_adjoint(z, g, w, u, dw, du, D, numbers, around):
     wu_bar, ww_bar2 = spread(numbers[3]), spread(numbers[4])
     for d in range(0, D - WIDTH + 1, WIDTH):
         of_w, of_u = _adjoint_step(z, g, w, u, d, WIDTH, t, r, a_bar, wu_bar, ww_bar2)
-        if around:
-            store_around(dw, d, of_w, "w_bar")
-            store_around(du, d, of_u, "u_bar")
-        else:
-            store(dw, d, WIDTH, of_w, "w_bar")
-            store(du, d, WIDTH, of_u, "u_bar")
+        _write_step(dw, du, d, WIDTH, of_w, of_u, around)
     if D % WIDTH:
         d, n = D - D % WIDTH, D % WIDTH
         of_w, of_u = _adjoint_step(z, g, w, u, d, n, t, r, a_bar, wu_bar, ww_bar2)
-        store(dw, d, n, of_w, "w_bar")
-        store(du, d, n, of_u, "u_bar")
+        _write_step(dw, du, d, n, of_w, of_u, False)
 
 
 @njit(**EXACT)
@@ -145,14 +149,8 @@ def move_inverse_adjoint(z, g, w, u, dw, du, D, numbers, around):
     wu_bar, ww_bar2 = spread(numbers[3]), spread(numbers[4])
     for d in range(0, D - WIDTH + 1, WIDTH):
         of_w, of_u = _inverse_adjoint_step(z, g, w, u, d, WIDTH, t, r, a_bar, wu_bar, ww_bar2)
-        if around:
-            store_around(dw, d, of_w, "w_bar")
-            store_around(du, d, of_u, "u_bar")
-        else:
-            store(dw, d, WIDTH, of_w, "w_bar")
-            store(du, d, WIDTH, of_u, "u_bar")
+        _write_step(dw, du, d, WIDTH, of_w, of_u, around)
     if D % WIDTH:
         d, n = D - D % WIDTH, D % WIDTH
         of_w, of_u = _inverse_adjoint_step(z, g, w, u, d, n, t, r, a_bar, wu_bar, ww_bar2)
-        store(dw, d, n, of_w, "w_bar")
-        store(du, d, n, of_u, "u_bar")
+        _write_step(dw, du, d, n, of_w, of_u, False)

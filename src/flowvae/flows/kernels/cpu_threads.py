@@ -21,8 +21,8 @@ import torch
 
 __all__ = ["run"]
 
-_WORTH_A_THREAD = 50_000  # estimated ns; waking a thread takes about half of it
-_PATIENCE = 50e-6  # s: no longer than it takes to fall asleep and wake
+_WORTH_A_THREAD = 50_000  # estimated ns; waking a thread costs too
+_PATIENCE = 50e-6  # s
 
 _Kernel = Callable[[np.ndarray, bool], None]
 _helpers: list[SimpleQueue[tuple[_Kernel, np.ndarray, SimpleQueue[None]]]] = []

@@ -1,8 +1,8 @@
 """Eight float64 numbers as one value of a numba function: loops over d in vector code.
 
-LLVM's own vectoriser keeps four sums at a time, and spends as much on adding them up and on the
-numbers that are left over as on forty products. Here a loop goes through memory by eights, and what
-is left over is one masked step.
+LLVM's own vectoriser keeps four sums at a time, and spends much on adding them up and on the
+numbers that are left over. Here a loop goes through memory by eights, and what is left over is one
+masked step.
 
     for d in range(0, D - 7, WIDTH):
         x = load(w, d, WIDTH, "parameters")
