@@ -189,7 +189,7 @@ def write_model(file: Path, model: VAE, config: Config, **more: str) -> None:
         "data_shape": model.data_shape,
         "columns": columns_to_json(model.columns),
     }
-    weights = {name: value.cpu() for name, value in model.state_dict().items()}
+    weights = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
     write_bytes(file, save(weights, metadata={"flowvae": json.dumps(about), **more}))
 
 

@@ -16,7 +16,8 @@ import math
 import numpy as np
 from numba import carray, njit
 
-from flowvae.flows.kernels.cpu_math import bits_of_float, claim, done, float_of_bits, row, select
+from flowvae.flows.kernels.cpu_math import bits_of_float, claim, float_of_bits, row, select
+from flowvae.kernels.team import FIRST, counter, helps, work
 
 __all__ = ["log_prob"]
 
@@ -25,6 +26,7 @@ LANES = 64
 _FACTORS = 12
 _ROWS = 8  # claimed together
 
+_WHOLE = np.int64(0)
 _ZERO, _ONE, _LOW = np.float32(0), np.float32(1), np.float32(-87)
 _LOG2_E = np.float32(1.44269504)
 _LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
@@ -68,24 +70,9 @@ def _block(x, logits, slope, n, fit, product):
         slope[i] = x_i - select(positive, inverse, e * inverse)
 
 
-@njit(**_EXACT, cache=True)
-def log_prob(token, x, logits, slopes, out, R, B, P, save, counter, from_the_end):
-    """log p(x|z) (R,) and, if ``save``, its slopes (R, P), for all rows that it claims.
-
-    ``x`` is (B, P), ``logits`` and ``slopes`` (R, P), R = S·B, all contiguous: their addresses.
-    """
-    fit, product = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
-    unwanted = np.empty(LANES, np.float32)
-    first = claim(counter, R, _ROWS, from_the_end)
-    while first < R:
-        last = min(first + _ROWS, R)
-        _rows(token, x, logits, slopes, out, B, P, first, last, save, fit, product, unwanted)
-        done(counter, last - first)
-        first = claim(counter, R, _ROWS, from_the_end)
-
-
 @njit(**_EXACT)
-def _rows(token, x, logits, slopes, out, B, P, first, last, save, fit, product, unwanted):
+def _rows(x, logits, slopes, out, B, P, first, last, save, fit, product, unwanted):
+    token = _ZERO
     for r in range(first, last):
         fit[:], total, factors = _ZERO, 0.0, 0
         product[:] = _ONE
@@ -111,3 +98,20 @@ def _log_of_product(product):
     for i in range(LANES):
         whole *= product[i]
     return math.log(whole)
+
+
+@work
+def log_prob(data):
+    """log p(x|z) (R,) and, if ``save``, its slopes (R, P).
+
+    ``x`` is (B, P), ``logits`` and ``slopes`` (R, P), R = S·B, all contiguous: their addresses.
+    """
+    x, logits, slopes, out, R, B, P, save = carray(row(data, _WHOLE, FIRST), (8,))
+    fit, product = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
+    unwanted = np.empty(LANES, np.float32)
+    claims, late = counter(data, 0), helps(data)
+    first = claim(claims, R, _ROWS, late)
+    while first < R:
+        last = min(first + _ROWS, R)
+        _rows(x, logits, slopes, out, B, P, first, last, save, fit, product, unwanted)
+        first = claim(claims, R, _ROWS, late)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
+from types import ModuleType
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -98,9 +97,10 @@ class _LogProb(torch.autograd.Function):
         out = lines.new_empty(lines.shape[:-1])
         slopes = torch.empty_like(lines) if save else lines
         addresses = (t.data_ptr() for t in (rows, lines, slopes, out))
-        kernel, run = _kernel()
-        arguments = (np.float32(0), *addresses, out.numel(), x.numel() // P, P, save)
-        run(kernel, arguments, out.numel(), logits.numel() * _NS_PER_VALUE)
+        kernel, team = _kernel()
+        R = out.numel()
+        threads = team.threads_for(logits.numel() * _NS_PER_VALUE, R)
+        team.run(kernel.log_prob, (*addresses, R, x.numel() // P, P, save), threads)
         if save:
             ctx.save_for_backward(logits, x, slopes)
         return out
@@ -114,12 +114,11 @@ class _LogProb(torch.autograd.Function):
 
 
 @cache
-def _kernel() -> tuple[Callable[..., None], Callable[..., None]]:
+def _kernel() -> tuple[ModuleType, ModuleType]:
     # numba takes half a second to import: not before it is needed.
-    from flowvae.flows.kernels import cpu_threads
-    from flowvae.kernels import bernoulli
+    from flowvae.kernels import bernoulli, team
 
-    return bernoulli.log_prob, cpu_threads.run
+    return bernoulli, team
 
 
 class ContinuousBernoulli(Likelihood):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from flowvae.config import Config
 from flowvae.data import Batches, Dataset, Split
+from flowvae.eager import fit_for_kernels
 from flowvae.errors import TrainingError
 from flowvae.files import write_bytes
 from flowvae.objectives import build_objective
-from flowvae.training.adam import LeanAdam
+from flowvae.training.adam import LeanAdam, in_memory_order
 from flowvae.training.graph import StepGraph
 from flowvae.training.means import RunningMeans
 from flowvae.training.schedules import build_schedule
@@ -226,9 +228,20 @@ class Trainer:
 
 
 def _finite_norm(gradients: Sequence[Tensor]) -> bool:
-    """By products with themselves: the same answer as the norm's, sooner."""
+    """By sums of squares: the same answer as the norm's, sooner."""
+    gradients = [in_memory_order(g) for g in gradients]
+    if gradients[0].dtype == torch.float32 and fit_for_kernels(*gradients):
+        return math.isfinite(_sum_of_squares()(gradients))
     rows = (g.reshape(-1) for g in gradients)
     return math.isfinite(sum((torch.dot(g, g) for g in rows), torch.zeros(())))
+
+
+@cache
+def _sum_of_squares() -> Callable[[Sequence[Tensor]], float]:
+    # numba takes half a second to import: not before it is needed.
+    from flowvae.kernels.norm import sum_of_squares
+
+    return sum_of_squares
 
 
 def _adam(parameters: Sequence[Tensor], config: Config, device: torch.device) -> torch.optim.Adam:

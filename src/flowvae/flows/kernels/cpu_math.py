@@ -16,6 +16,7 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 __all__ = [
+    "add_atomically",
     "bits_of_float",
     "claim",
     "constrained",
@@ -98,7 +99,7 @@ def row(context, address, token, offset):
 
 
 @intrinsic
-def _add_atomically(context, address, amount):
+def add_atomically(context, address, amount):
     """Add to the int64 at an address, which other threads add to as well; what it was before."""
 
     def build(context, builder, signature, arguments):
@@ -119,9 +120,9 @@ def claim(counter, tasks, n, from_the_end):
     """
     address = counter.ctypes.data
     claims = (tasks + n - 1) // n
-    if _add_atomically(address, 1) >= claims:
+    if add_atomically(address, 1) >= claims:
         return tasks
-    before = _add_atomically(address + (24 if from_the_end else 16), 1)
+    before = add_atomically(address + (24 if from_the_end else 16), 1)
     threads = counter[4]
     if threads == 0:
         return (claims - 1 - before if from_the_end else before) * n
@@ -133,7 +134,7 @@ def claim(counter, tasks, n, from_the_end):
 @njit(**INLINE)
 def done(counter, n):
     """Say that n tasks are done."""
-    _add_atomically(counter.ctypes.data + 8, n)
+    add_atomically(counter.ctypes.data + 8, n)
 
 
 @intrinsic
