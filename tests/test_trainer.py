@@ -213,7 +213,8 @@ def test_the_update_off_the_cpu_does_the_same_without_waiting(small_data):
     for x in list(ordinary.batches)[:5]:
         ordinary._update([x])
         other._update([x])
-    assert torch.equal(weights(ordinary), weights(other))
+    # By PyTorch's Adam and by ours: alike but for rounding.
+    torch.testing.assert_close(weights(ordinary), weights(other), rtol=1e-5, atol=1e-7)
     assert int(other.step) == ordinary.step == 4
     assert int(other.skipped) == int(ordinary.skipped) == 1
     assert other.means.read() == pytest.approx(ordinary.means.read())

@@ -7,9 +7,9 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-__all__ = ["eager", "fit_for_kernels"]
+__all__ = ["HAS_NUMBA", "eager", "fit_for_kernels"]
 
-_HAS_NUMBA = find_spec("numba") is not None
+HAS_NUMBA = find_spec("numba") is not None
 _PLAIN = {Tensor, torch.nn.Parameter}
 
 
@@ -35,7 +35,7 @@ def fit_for_kernels(*tensors: Tensor) -> bool:
     """
     dtype = tensors[0].dtype
     return (
-        _HAS_NUMBA
+        HAS_NUMBA
         and all(x.device.type == "cpu" and x.dtype == dtype and x.numel() > 0 for x in tensors)
         and eager(*tensors)
     )

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from flowvae.distributions.base import FlowSample, LatentDistribution, standard_noise
-from flowvae.distributions.draw import standard_log_prob
+from flowvae.distributions.draw import draw, draw_planar, standard_log_prob
 from flowvae.distributions.gaussian import DiagonalGaussian
 from flowvae.flows.planar import Constraint, planar_flow, planar_flow_inverse
 
@@ -54,12 +54,10 @@ class FlowDistribution(LatentDistribution):
     def rsample_terms(
         self, sample_shape: tuple[int, ...] = (), generator: torch.Generator | None = None
     ) -> FlowSample:
-        z_0, log_base, _ = self.base.rsample_terms(sample_shape, generator)
-        z_K, ladj = self.flow(z_0)
-        return FlowSample(z_K, log_base, ladj)
+        return self.at_noise(standard_noise(self, sample_shape, self.base.loc, generator))
 
     def at_noise(self, eps: Tensor) -> FlowSample:
-        z_0, log_base, _ = self.base.at_noise(eps)
+        z_0, log_base = draw(self.base.loc, self.base.log_var, eps)
         z_K, ladj = self.flow(z_0)
         return FlowSample(z_K, log_base, ladj)
 
@@ -170,11 +168,6 @@ class NeuralFlowDistribution(FlowDistribution):
     def first(self, k: int) -> NeuralFlowDistribution:
         return NeuralFlowDistribution(self.base, self.module, self.context, k, self.standardized)
 
-    def rsample_terms(
-        self, sample_shape: tuple[int, ...] = (), generator: torch.Generator | None = None
-    ) -> FlowSample:
-        return self.at_noise(standard_noise(self, sample_shape, self.base.loc, generator))
-
     def at_noise(self, eps: Tensor) -> FlowSample:
         if not self.standardized:
             return super().at_noise(eps)
@@ -243,6 +236,11 @@ class PlanarFlowDistribution(FlowDistribution):
         """The distribution of z_k: the base through the first k flows only."""
         w, u, b = self.w[..., :k, :], self.u[..., :k, :], self.b[..., :k]
         return PlanarFlowDistribution(self.base, w, u, b, self.constraint)
+
+    def at_noise(self, eps: Tensor) -> FlowSample:
+        base = self.base
+        flow = (self.w, self.u, self.b)
+        return FlowSample(*draw_planar(base.loc, base.log_var, eps, flow, self.constraint))
 
     def flow(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Push z₀ (..., D) forward: z_K and Σ_k ladj_k."""

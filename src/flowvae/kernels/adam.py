@@ -1,4 +1,4 @@
-"""Adam's update on a CPU, in one pass over all parameters.
+"""Adam's update on a CPU: is the gradient finite, and if so one pass over all parameters.
 
     g += λ p,  m += (1 - β₁)(g - m),  v = β₂ v + (1 - β₂) g²,  p -= η m / (√v / c + ε)
 
@@ -18,9 +18,9 @@ import numpy as np
 from numba import carray, njit
 from torch import Tensor
 
-from flowvae.flows.kernels.cpu_math import claim, row, select
+from flowvae.flows.kernels.cpu_math import INLINE, claim, done, row, select
 from flowvae.flows.kernels.cpu_vectors import WIDTH, load_singles, store_singles_around
-from flowvae.kernels.team import FIRST, counter, helps, run, threads_for, work
+from flowvae.kernels.team import FIRST, counter, helps, run, threads_for, wait, work
 
 __all__ = ["update"]
 
@@ -42,10 +42,12 @@ def update(
     eps: float,
     weight_decay: float,
     nothing: float,
-) -> None:
+    guarded: bool,
+) -> bool:
     """The ``step``-th update, from 1, of float32 tensors without holes, alike in their strides.
 
-    What ends below ``nothing`` is set to 0.
+    What ends below ``nothing`` is set to 0. If ``guarded``, nothing is done, and the answer is no,
+    where the sum of the gradient's squares is not finite.
     """
     one, two = betas
     step_size = rate / (1 - one**step)
@@ -58,8 +60,10 @@ def update(
         for number in (*(x.data_ptr() for x in each), each[0].numel())
     ]
     threads = threads_for(sum(tensors[4::5]) * _NS_PER_NUMBER, 64)
-    where = ctypes.addressof(constants)
-    run(_update, (threads, len(parameters), where, *tensors), threads)
+    sums = (ctypes.c_float * threads)()
+    where = (ctypes.addressof(constants), ctypes.addressof(sums))
+    run(_update, (threads, len(parameters), guarded, *where, *tensors), threads)
+    return not guarded or math.isfinite(math.fsum(sums))
 
 
 @njit(error_model="numpy", nogil=True, fastmath={"contract"})
@@ -89,26 +93,55 @@ def _write(p, values, n, around):
         p[k] = values[k]
 
 
+@njit(error_model="numpy", nogil=True, fastmath={"reassoc", "contract"})
+def _sum_of_squares(numbers, n):
+    numbers, total = carray(numbers, (max(n, 0),)), _SINGLE
+    for i in range(n):
+        total += numbers[i] * numbers[i]
+    return total
+
+
+@njit(**INLINE)
+def _range(size, part, parts):
+    """What a thread takes of a tensor, by whole lines of the cache."""
+    share = -(-size // (parts * _LINE)) * _LINE
+    return part * share, min(size, (part + 1) * share)
+
+
 @work
 def _update(data):
-    """By parts; of each of n tensors (p, g, m, v, size) comes last."""
-    parts, n, constants = carray(row(data, _WHOLE, FIRST), (3,))
+    """By parts, each with its sum; of each of n tensors (p, g, m, v, size) comes last."""
+    parts, n, guarded, constants, sums = carray(row(data, _WHOLE, FIRST), (5,))
+    tensors = carray(row(data, _WHOLE, FIRST + 5), (n, 5))
+    sums = carray(row(sums, _SINGLE, 0), (parts,))
+    first, second, late = counter(data, 0), counter(data, 1), helps(data)
+    if guarded:
+        part = claim(first, parts, 1, late)
+        while part < parts:
+            for k in range(n):
+                start, end = _range(tensors[k, 4], part, parts)
+                sums[part] += _sum_of_squares(row(tensors[k, 1], _SINGLE, start), end - start)
+            done(first, 1)
+            part = claim(first, parts, 1, late)
+        wait(first, parts)
+        total = 0.0
+        for part in range(parts):
+            total += sums[part]
+        if not math.isfinite(total):
+            return
     c = carray(row(constants, _DOUBLE, 0), (8,)).astype(np.float32)
     constants = (c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7])
-    tensors = carray(row(data, _WHOLE, FIRST + 3), (n, 5))
     values = np.empty(_BLOCK, np.float32)
-    claims, late = counter(data, 0), helps(data)
-    part = claim(claims, parts, 1, late)
+    part = claim(second, parts, 1, late)
     while part < parts:
-        for k in range(n):
+        for k in range(n - 1, -1, -1):  # what was read last may be near still
             p, g, m, v, size = tensors[k]
             around = size >= _LARGE and p % (4 * WIDTH) == 0
-            share = -(-size // (parts * _LINE)) * _LINE
-            last = min(size, (part + 1) * share)
-            for i in range(part * share, last, _BLOCK):
+            start, end = _range(size, part, parts)
+            for i in range(start, end, _BLOCK):
                 p_i, g_i = row(p, _SINGLE, i), row(g, _SINGLE, i)
                 m_i, v_i = row(m, _SINGLE, i), row(v, _SINGLE, i)
-                count = min(_BLOCK, last - i)
+                count = min(_BLOCK, end - i)
                 _block(p_i, g_i, m_i, v_i, count, constants, values)
                 _write(p_i, values, count, around)
-        part = claim(claims, parts, 1, late)
+        part = claim(second, parts, 1, late)

@@ -17,7 +17,7 @@ from llvmlite import ir
 from numba import carray, njit, types
 from numba.extending import intrinsic
 
-from flowvae.flows.kernels.cpu_math import INLINE, claim, done, row
+from flowvae.flows.kernels.cpu_math import INLINE, claim, done, prefetch, row
 from flowvae.flows.kernels.cpu_vectors import (
     WIDTH,
     add,
@@ -199,14 +199,18 @@ def _find(x, out, ends, B, P, chunk):
 
 @njit(error_model="numpy", nogil=True)
 def _strip_of_h(x, w, c, h, B, P, H, rectify, lists, ends, sums, at):
+    weights = w
     w, c, h = row(w, _SINGLE, at), row(c, _SINGLE, at), row(h, _SINGLE, at)
     sums = row(sums.ctypes.data, _SINGLE, 0)
     chunks = (P + _CHUNK - 1) // _CHUNK
+    ahead = -(-_CHUNK // B)
     for chunk in range(chunks):
         places = carray(row(lists, _INDEX, chunk * (_CHUNK * B + WIDTH)), (_CHUNK * B,))
         until = carray(row(ends, _INDEX, chunk * B), (B,))
-        first = 0
+        first, coming = 0, (chunk + 1) * _CHUNK
         for b in range(B):
+            for p in range(coming + b * ahead, min(coming + (b + 1) * ahead, coming + _CHUNK, P)):
+                prefetch(row(weights, _SINGLE, at + p * H), STRIP)
             a = _load(c, 0) if chunk == 0 else _load(sums, b * STRIP)
             datum = carray(row(x, _SINGLE, b * P), (P,))
             for i in range(first, until[b]):

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from flowvae.eager import fit_for_kernels
+from flowvae.eager import HAS_NUMBA, fit_for_kernels
 
 __all__ = ["DataLinear"]
 
@@ -26,7 +26,8 @@ class DataLinear(nn.Linear):
     A digit of MNIST is four fifths zeros, a table's one-hot columns are nearly all zeros. On a CPU
     in float32 the product and the gradient of W then cost in proportion to what is not 0; with
     other data, elsewhere, and where a gradient for x is asked for, this is ``nn.Linear``. The
-    weight has its usual shape, (out, in); in memory it lies column by column.
+    weight has its usual shape, (out, in); in memory it lies column by column
+    where there are kernels.
 
     A number that is 0 does not meet its weight: an infinite weight gives NaN in a product only.
 
@@ -45,7 +46,8 @@ class DataLinear(nn.Linear):
     def __init__(self, in_features: int, out_features: int, rectified: bool = False) -> None:
         super().__init__(in_features, out_features)
         self.rectified = rectified
-        self.weight = nn.Parameter(self.weight.detach().t().contiguous().t())
+        if HAS_NUMBA:
+            self.weight = nn.Parameter(self.weight.detach().t().contiguous().t())
 
     def forward(self, x: Float[Tensor, "*batch P"]) -> Float[Tensor, "*batch H"]:
         if self._skips_zeros(x):

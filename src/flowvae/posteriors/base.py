@@ -82,7 +82,8 @@ class FlowPosterior(nn.Module):
         base = DiagonalGaussian(loc, log_var)
         if self.amortized:
             shapes = self._shapes.values()
-            found = [p.unflatten(-1, shape) for p, shape in zip(flat, shapes, strict=True)]
+            lead = loc.shape[:-1]
+            found = [p.view(*lead, *shape) for p, shape in zip(flat, shapes, strict=True)]
         else:
             found = [self.shared[name] for name in self._shapes]
         return self.distribution(base, *found)

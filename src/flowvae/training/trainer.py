@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,10 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from flowvae.config import Config
 from flowvae.data import Batches, Dataset, Split
-from flowvae.eager import fit_for_kernels
 from flowvae.errors import TrainingError
 from flowvae.files import write_bytes
 from flowvae.objectives import build_objective
-from flowvae.training.adam import LeanAdam, in_memory_order
+from flowvae.training.adam import LeanAdam
 from flowvae.training.graph import StepGraph
 from flowvae.training.means import RunningMeans
 from flowvae.training.schedules import build_schedule
@@ -138,12 +136,10 @@ class Trainer:
             if len(xs) == 1
             else ElboTerms(*(torch.cat(t, 1) for t in zip(*found, strict=True)))
         )
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        finite = self._clip(gradients)
+        finite = self._clip_and_step()
         if isinstance(finite, Tensor):
-            self._update_on_device(terms, finite)
+            self._count_on_device(terms, finite)
         elif finite:
-            self.optimizer.step()
             self.step += 1
             self.means.add(terms)
             self._in_a_row.zero_()
@@ -153,20 +149,29 @@ class Trainer:
             self._stop_if_hopeless(_MOST_SKIPPED)
         return terms
 
-    def _clip(self, gradients: list[Tensor]) -> bool | Tensor:
-        """Clip to ``max_grad_norm``; whether the norm is finite, off the CPU as a tensor."""
-        most, on_cpu = self.config.max_grad_norm, self.device.type == "cpu"
-        if most is None and on_cpu:
-            return _finite_norm(gradients)
-        norm = get_total_norm(gradients)
+    def _clip_and_step(self) -> bool | Tensor:
+        """Clip to ``max_grad_norm`` and step, where the norm is finite; was it?
+
+        Off the CPU the answer is a tensor, nobody waits for the device, and it is the optimizer
+        that leaves the update out.
+        """
+        most, optimizer = self.config.max_grad_norm, self.optimizer
+        if isinstance(optimizer, LeanAdam) and optimizer.guarded:
+            optimizer.step()
+            return optimizer.finite
+        norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         if most is not None:
             clip_grads_with_norm_(self.parameters, most, norm)
-        return math.isfinite(norm) if on_cpu else norm.isfinite()
+        if self.device.type == "cpu":
+            if finite := math.isfinite(norm):
+                optimizer.step()
+            return finite
+        optimizer.found_inf = 1 - norm.isfinite().float()  # pyright: ignore
+        optimizer.step()
+        return norm.isfinite()
 
-    def _update_on_device(self, terms: ElboTerms, finite: Tensor) -> None:
-        """The same without waiting for the device: the optimizer itself leaves the update out."""
-        self.optimizer.found_inf = 1 - finite.float()  # pyright: ignore
-        self.optimizer.step()
+    def _count_on_device(self, terms: ElboTerms, finite: Tensor) -> None:
+        """What is counted on the CPU, without waiting for the device."""
         self.step += finite
         self.means.add(terms, finite)
         self.skipped += ~finite
@@ -227,27 +232,11 @@ class Trainer:
         self.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
 
 
-def _finite_norm(gradients: Sequence[Tensor]) -> bool:
-    """By sums of squares: the same answer as the norm's, sooner."""
-    gradients = [in_memory_order(g) for g in gradients]
-    if gradients[0].dtype == torch.float32 and fit_for_kernels(*gradients):
-        return math.isfinite(_sum_of_squares()(gradients))
-    rows = (g.reshape(-1) for g in gradients)
-    return math.isfinite(sum((torch.dot(g, g) for g in rows), torch.zeros(())))
-
-
-@cache
-def _sum_of_squares() -> Callable[[Sequence[Tensor]], float]:
-    # numba takes half a second to import: not before it is needed.
-    from flowvae.kernels.norm import sum_of_squares
-
-    return sum_of_squares
-
-
 def _adam(parameters: Sequence[Tensor], config: Config, device: torch.device) -> torch.optim.Adam:
     rate, decay = config.learning_rate, config.weight_decay
     if device.type == "cpu":
-        return LeanAdam(parameters, lr=rate, weight_decay=decay)
+        guarded = config.max_grad_norm is None
+        return LeanAdam(parameters, guarded, lr=rate, weight_decay=decay)
     if device.type == "cuda":  # a graph reads the rate from the device
         rate = torch.tensor(rate, device=device)
         return torch.optim.Adam(
