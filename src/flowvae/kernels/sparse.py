@@ -29,11 +29,14 @@ from flowvae.flows.kernels.cpu_vectors import (
 )
 from flowvae.kernels.team import FIRST, counter, helps, wait, work
 
-__all__ = ["STRIP", "backward", "forward", "nonzeros", "room"]
+__all__ = ["STRIP", "backward", "forward", "room", "share"]
 
 STRIP = 8 * WIDTH
 _CHUNK = 96  # numbers of a datum; ``STRIP`` as many weights are 24 KiB
-_PIXELS = 56  # the same, of which a thread claims the weights' gradients
+_PIXELS = 104  # the same, of which a thread claims the weights' gradients
+
+_ROWS_AHEAD = 4  # of which memory is asked for before it is written
+_LINE = 16  # numbers in a line of the cache
 
 _SINGLE, _WHOLE, _INDEX = np.float32(0), np.int64(0), np.int32(0)
 _ZERO = np.float32(0)
@@ -171,17 +174,20 @@ def room(B: int, P: int, H: int) -> tuple[int, int, int]:
     """How many int32 both kernels need, how many more ``forward`` does; float32 of ``backward``."""
     chunks, blocks, strips = -(-P // _CHUNK), -(-P // _PIXELS), -(-H // STRIP)
     lists = max(chunks * (_CHUNK * B + WIDTH), blocks * _PIXELS * (B + WIDTH))
+    lists = -(-lists // _LINE) * _LINE
     return lists, chunks * B, strips * B * STRIP
 
 
 @njit(error_model="numpy", nogil=True, cache=True)
-def nonzeros(x, n):
-    """How many of n float32 numbers at an address are not 0."""
-    numbers = carray(row(x, _SINGLE, 0), (n,))
-    count = 0
-    for i in range(n):
-        count += numbers[i] != _ZERO
-    return count
+def share(x, B, P, step):
+    """Of every ``step``-th row of x (B, P), the share of numbers that are not 0."""
+    numbers = carray(row(x, _SINGLE, 0), (B, P))
+    count, rows = 0, 0
+    for b in range(0, B, step):
+        rows += 1
+        for p in range(P):
+            count += numbers[b, p] != _ZERO
+    return count / (rows * P)
 
 
 @njit(**INLINE)
@@ -193,29 +199,38 @@ def _find(x, out, ends, B, P, chunk):
     last = min(P, first + _CHUNK)
     for b in range(B):
         for p in range(first, last, WIDTH):
-            n = _append(out, n, p, _which(numbers, b * P + p, last - p), bits)
+            n = _append(out, n, p - first, _which(numbers, b * P + p, last - p), bits)
         ends[b] = np.int32(n)
 
 
+@njit(**INLINE)
+def _pack(w, out, H, first, last):
+    """Some rows of a strip of W, put together where no vector lies across two lines of the cache."""
+    for p in range(first, last):
+        _store(out, (p - first) * STRIP, _load(w, p * H))
+
+
 @njit(error_model="numpy", nogil=True)
-def _strip_of_h(x, w, c, h, B, P, H, rectify, lists, ends, sums, at):
+def _strip_of_h(x, w, c, h, B, P, H, rectify, lists, ends, packed, sums, at):
     weights = w
     w, c, h = row(w, _SINGLE, at), row(c, _SINGLE, at), row(h, _SINGLE, at)
-    sums = row(sums.ctypes.data, _SINGLE, 0)
+    packed, sums = row(packed, _SINGLE, 0), row(sums, _SINGLE, 0)
     chunks = (P + _CHUNK - 1) // _CHUNK
     ahead = -(-_CHUNK // B)
     for chunk in range(chunks):
+        start = chunk * _CHUNK
+        _pack(w, packed, H, start, min(P, start + _CHUNK))
         places = carray(row(lists, _INDEX, chunk * (_CHUNK * B + WIDTH)), (_CHUNK * B,))
         until = carray(row(ends, _INDEX, chunk * B), (B,))
-        first, coming = 0, (chunk + 1) * _CHUNK
+        first, coming = 0, start + _CHUNK
         for b in range(B):
             for p in range(coming + b * ahead, min(coming + (b + 1) * ahead, coming + _CHUNK, P)):
                 prefetch(row(weights, _SINGLE, at + p * H), STRIP)
             a = _load(c, 0) if chunk == 0 else _load(sums, b * STRIP)
-            datum = carray(row(x, _SINGLE, b * P), (P,))
+            datum = carray(row(x, _SINGLE, b * P + start), (_CHUNK,))
             for i in range(first, until[b]):
                 p = np.int64(places[i])
-                a = _plus(a, datum[p], w, p * H)
+                a = _plus(a, datum[p], packed, p * STRIP)
             first = until[b]
             if chunk < chunks - 1:
                 _store(sums, b * STRIP, a)
@@ -239,8 +254,8 @@ def _strip_of_h_bar(h_bar, h, c_bar, out, B, H, rectify, at):
 
 
 @njit(**INLINE)
-def _find_across(x, out, counts, B, P, first):
-    """For each number of a block, in which data it is not 0: eight by eight numbers at a time."""
+def _find_across(x, out, counts, values, B, P, first):
+    """For each number of a block, in which data it is not 0, and what: eight by eight at a time."""
     numbers, bits = row(x, _SINGLE, 0), _BITS.ctypes.data
     counts[:] = 0
     last = min(P, first + _PIXELS)
@@ -256,22 +271,25 @@ def _find_across(x, out, counts, B, P, first):
                     i = p - first + k
                     at = i * (B + WIDTH) + counts[i]
                     counts[i] += _append(out, at, b, (square >> (8 * k)) & 255, bits) - at
+    places, data = carray(out, (_PIXELS, B + WIDTH)), carray(numbers, (B * P,))
+    for i in range(last - first):
+        for k in range(counts[i]):
+            values[i, k] = data[np.int64(places[i, k]) * P + first + i]
 
 
 @njit(error_model="numpy", nogil=True)
-def _rows_of_w_bar(x, w_bar, kept, lists, counts, B, P, H, first):
+def _rows_of_w_bar(w_bar, kept, lists, values, counts, B, P, H, first):
+    to = w_bar
     w_bar = row(w_bar, _SINGLE, first * H)
-    places = carray(lists, (_PIXELS * (B + WIDTH),))
-    numbers = carray(row(x, _SINGLE, 0), (B * P,))
+    places = carray(lists, (_PIXELS, B + WIDTH))
     zero = spread(_ZERO)
     for strip in range(_strips(H)):
         strip_of_h_bar, at = row(kept, _SINGLE, strip * B * STRIP), min(strip * STRIP, H - STRIP)
         for i in range(min(_PIXELS, P - first)):
             a = (zero, zero, zero, zero, zero, zero, zero, zero)
-            start = i * (B + WIDTH)
-            for k in range(start, start + counts[i]):
-                b = np.int64(places[k])
-                a = _plus(a, numbers[b * P + first + i], strip_of_h_bar, b * STRIP)
+            prefetch(row(to, _SINGLE, (first + i + _ROWS_AHEAD) * H + at), STRIP)
+            for k in range(counts[i]):
+                a = _plus(a, values[i, k], strip_of_h_bar, np.int64(places[i, k]) * STRIP)
             _store(w_bar, i * H + at, a)
 
 
@@ -288,10 +306,13 @@ def forward(data):
         chunk = claim(first, chunks, 1, late)
     wait(first, chunks)
     strips = _strips(H)
-    sums = np.empty(B * STRIP, np.float32)
+    memory = np.empty((_CHUNK + B) * STRIP + _LINE, np.float32)
+    packed = (memory.ctypes.data + 63) // 64 * 64
+    sums = packed + 4 * _CHUNK * STRIP
     strip = claim(second, strips, 1, late)
     while strip < strips:
-        _strip_of_h(x, w, c, h, B, P, H, rectify, lists, ends, sums, min(strip * STRIP, H - STRIP))
+        at = min(strip * STRIP, H - STRIP)
+        _strip_of_h(x, w, c, h, B, P, H, rectify, lists, ends, packed, sums, at)
         strip = claim(second, strips, 1, late)
 
 
@@ -310,10 +331,10 @@ def backward(data):
         strip = claim(first, strips, 1, late)
     wait(first, strips)
     blocks = (P + _PIXELS - 1) // _PIXELS
-    counts = np.empty(_PIXELS, np.int64)
+    counts, values = np.empty(_PIXELS, np.int64), np.empty((_PIXELS, B), np.float32)
     block = claim(second, blocks, 1, late)
     while block < blocks:
         mine = row(lists, _INDEX, block * _PIXELS * (B + WIDTH))
-        _find_across(x, mine, counts, B, P, block * _PIXELS)
-        _rows_of_w_bar(x, w_bar, kept, mine, counts, B, P, H, block * _PIXELS)
+        _find_across(x, mine, counts, values, B, P, block * _PIXELS)
+        _rows_of_w_bar(w_bar, kept, mine, values, counts, B, P, H, block * _PIXELS)
         block = claim(second, blocks, 1, late)
