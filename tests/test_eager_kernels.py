@@ -11,8 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from flowvae.distributions.draw import _Draw, _StandardLogProb, draw, standard_log_prob
+from flowvae.distributions.draw import (
+    _Draw,
+    _DrawPlanar,
+    _StandardLogProb,
+    draw,
+    draw_planar,
+    standard_log_prob,
+)
 from flowvae.eager import eager
+from flowvae.flows import planar_flow
 from flowvae.likelihoods.bernoulli import Bernoulli, _kernel_fits
 
 pytest.importorskip("numba")
@@ -89,14 +97,18 @@ def test_bernoulli_can_be_differentiated_twice():
     )
 
 
-def test_threads_change_no_bit_of_bernoulli(monkeypatch):
-    from flowvae.flows.kernels import cpu_threads
+@pytest.mark.parametrize("openmp", [True, False])
+def test_threads_change_no_bit_of_bernoulli(monkeypatch, openmp):
+    from flowvae.kernels import team
 
-    monkeypatch.setattr(cpu_threads, "_WORTH_A_THREAD", 1)
-    x, logits = torch.rand(5, 784), torch.randn(3, 5, 784).requires_grad_()
+    monkeypatch.setattr(team, "_WORTH_A_THREAD", 1)
+    if not openmp:
+        monkeypatch.setattr(team, "_team", lambda: None)
+    x, logits = torch.rand(50, 784), torch.randn(3, 50, 784).requires_grad_()
 
     def results(threads: int) -> list[torch.Tensor]:
         torch.set_num_threads(threads)
+        assert team.threads_for(1e6, 1000) == threads
         out = Bernoulli()(logits).log_prob(x)
         return [out, *torch.autograd.grad(out.sum(), logits)]
 
@@ -130,6 +142,44 @@ def test_draws_and_their_gradients_are_those_of_float64(S, B, D, scale, seed):
     (found,) = torch.autograd.grad([z, log_q], heads, bars, retain_graph=True)
     (expected,) = torch.autograd.grad(truth, heads, [bar.double() for bar in bars])
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6 * float(expected.abs().max()))
+
+
+@given(sizes, sizes, sizes, sizes, st.sampled_from([0.0, 1.0, 10.0]), st.integers(0, 99))
+def test_a_draw_and_its_flows_as_one_node_are_what_they_are_apart(S, B, K, D, scale, seed):
+    generator = torch.Generator().manual_seed(seed)
+    shapes = [(B, D), (B, D), (B, K, D), (B, K, D), (B, K)]
+    inputs = [scale * torch.randn(s, generator=generator).double() for s in shapes]
+    eps = torch.randn(S, B, D, generator=generator).double()
+    constraint = ("paper", "centred")[seed % 2]
+    bars = [torch.randn(s, generator=generator).double() for s in ((S, B, D), (S, B), (S, B))]
+
+    def both(function) -> tuple[list[torch.Tensor], ...]:
+        loc, log_var, *flow = leaves = [x.clone().requires_grad_() for x in inputs]
+        out = function(loc, log_var, eps, tuple(flow), constraint)
+        return list(out), list(torch.autograd.grad(out, leaves, bars))
+
+    def apart(loc, log_var, eps, flow, constraint):
+        z, log_base = draw(loc, log_var, eps)
+        end, ladj = planar_flow(z, *flow, constraint)
+        return end, log_base, ladj
+
+    found, expected = both(draw_planar), both(apart)
+    assert type(found[0][0].grad_fn).__name__ == "_DrawPlanarBackward"
+    for ours, theirs in zip(found, expected, strict=True):
+        assert all(map(torch.equal, ours, theirs))
+
+
+def test_a_draw_and_its_flows_pass_gradcheck_once_and_twice():
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(3, 2), (3, 2), (3, 4, 2), (3, 4, 2), (3, 4)]
+    inputs = [torch.randn(s, generator=generator).double().requires_grad_() for s in shapes]
+    eps = torch.randn(2, 3, 2, generator=generator).double()
+
+    def function(loc, log_var, *flow):
+        return _DrawPlanar.apply(loc, log_var, eps, *flow, "centred")
+
+    for check in (torch.autograd.gradcheck, torch.autograd.gradgradcheck):
+        assert check(function, inputs)
 
 
 def test_draws_pass_gradcheck_once_and_twice():

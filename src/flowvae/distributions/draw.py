@@ -15,7 +15,6 @@ from torch import Tensor
 
 from flowvae.eager import fit_for_kernels
 from flowvae.flows import reference
-from flowvae.flows.kernels.ops import pull_back
 from flowvae.flows.planar import Constraint, is_usual, planar_flow
 
 __all__ = ["draw", "draw_planar", "standard_log_prob"]
@@ -38,7 +37,11 @@ def draw(loc: Tensor, log_var: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def draw_planar(
-    loc: Tensor, log_var: Tensor, eps: Tensor, flow: tuple[Tensor, ...], constraint: Constraint
+    loc: Tensor,
+    log_var: Tensor,
+    eps: Tensor,
+    flow: tuple[Tensor, Tensor, Tensor],
+    constraint: Constraint,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """:func:`draw`, and then planar flows with parameters w, u, b: z_K, log q₀(z₀), Σ_k ladj_k."""
     if (
@@ -147,14 +150,20 @@ class _DrawPlanar(torch.autograd.Function):
         z, log_base = _drawn(loc, log_var, eps)
         ctx.shift = reference.SHIFTS[constraint]
         end, ladj, kept = _launcher().forward(z, w, u, b, ctx.shift, True, False)
-        ctx.save_for_backward(log_var, eps, z, w, u, b, kept)
+        ctx.save_for_backward(loc, log_var, eps, w, u, b, kept)
         return end, log_base, ladj
 
     @staticmethod
     def backward(ctx, end_bar, log_base_bar, ladj_bar):  # pyright: ignore
-        log_var, eps, *saved = ctx.saved_tensors
-        adjoint = _launcher().backward
-        z_bar, *bars = pull_back(saved, end_bar, ladj_bar, ctx.shift, False, adjoint)
+        loc, log_var, eps, w, u, b, kept = ctx.saved_tensors
+        if torch.is_grad_enabled():  # to be differentiated again
+            inputs = (loc, log_var, w, u, b)
+            z, log_base = draw(loc, log_var, eps)
+            end, ladj = reference.forward(z, w, u, b, ctx.shift)
+            outputs, bars = (end, log_base, ladj), (end_bar, log_base_bar, ladj_bar)
+            found = torch.autograd.grad(outputs, inputs, bars, create_graph=True, allow_unused=True)
+            return *found[:2], None, *found[2:], None
+        z_bar, *bars = _launcher().backward(w, u, b, kept, end_bar, ladj_bar, ctx.shift, False)
         return *_adjoint(log_var, eps, z_bar, log_base_bar), None, *bars, None
 
 

@@ -205,7 +205,7 @@ def _find(x, out, ends, B, P, chunk):
 
 @njit(**INLINE)
 def _pack(w, out, H, first, last):
-    """Some rows of a strip of W, put together where no vector lies across two lines of the cache."""
+    """Some rows of a strip of W, put together so that no vector lies across two lines."""
     for p in range(first, last):
         _store(out, (p - first) * STRIP, _load(w, p * H))
 

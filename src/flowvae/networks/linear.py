@@ -8,7 +8,6 @@ from types import ModuleType
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 
 from flowvae.eager import HAS_NUMBA, fit_for_kernels
 
@@ -49,10 +48,10 @@ class DataLinear(nn.Linear):
         if HAS_NUMBA:
             self.weight = nn.Parameter(self.weight.detach().t().contiguous().t())
 
-    def forward(self, x: Float[Tensor, "*batch P"]) -> Float[Tensor, "*batch H"]:
-        if self._skips_zeros(x):
-            return _Affine.apply(x, self.weight, self.bias, self.rectified)
-        y = super().forward(x)
+    def forward(self, input: Float[Tensor, "*batch P"]) -> Float[Tensor, "*batch H"]:  # noqa: A002
+        if self._skips_zeros(input):
+            return _Affine.apply(input, self.weight, self.bias, self.rectified)
+        y = super().forward(input)
         return y.relu() if self.rectified else y
 
     def extra_repr(self) -> str:

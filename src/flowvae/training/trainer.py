@@ -150,7 +150,7 @@ class Trainer:
         return terms
 
     def _clip_and_step(self) -> bool | Tensor:
-        """Clip to ``max_grad_norm`` and step, where the norm is finite; was it?
+        """Clip to ``max_grad_norm`` and step, if the norm is finite; say whether it was.
 
         Off the CPU the answer is a tensor, nobody waits for the device, and it is the optimizer
         that leaves the update out.

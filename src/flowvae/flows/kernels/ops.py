@@ -16,7 +16,7 @@ from torch import Tensor
 from flowvae.eager import eager
 from flowvae.flows import reference
 
-__all__ = ["available", "planar", "planar_inverse", "pull_back", "walk"]
+__all__ = ["available", "planar", "planar_inverse", "walk"]
 
 # What the kernels for a kind of device need, and how to get it.
 _NEEDS = {
@@ -123,7 +123,7 @@ def _(w, u, b, kept, end_bar, ladj_bar, shift, inverted):
     return end_bar.new_empty(end_bar.shape), *(x.new_empty(x.shape) for x in (w, u, b))
 
 
-def pull_back(saved, end_bar: Tensor, ladj_bar: Tensor, shift: float, inverted: bool, adjoint):
+def _pull_back(saved, end_bar: Tensor, ladj_bar: Tensor, shift: float, inverted: bool, adjoint):
     """Gradients of z, w, u and b: by ``adjoint``, or so that they can be differentiated again."""
     start, w, u, b, kept = saved
     if not torch.is_grad_enabled() or torch.compiler.is_compiling():
@@ -145,7 +145,7 @@ def _register_autograd(op, inverted: bool) -> None:
         if not ctx.saved_for_gradient:
             raise RuntimeError("planar flow: computed with save=False, so it has no gradient")
         saved = ctx.saved_tensors
-        gradients = pull_back(saved, end_bar, ladj_bar, ctx.shift, inverted, planar_pullback)
+        gradients = _pull_back(saved, end_bar, ladj_bar, ctx.shift, inverted, planar_pullback)
         return *gradients, None, None
 
     op.register_autograd(backward, setup_context=setup_context)
@@ -169,7 +169,7 @@ class _Eager(torch.autograd.Function):
     @staticmethod
     def backward(ctx, end_bar, ladj_bar):  # pyright: ignore[reportIncompatibleMethodOverride]
         adjoint = _LAUNCHERS[end_bar.device.type]().backward
-        gradients = pull_back(
+        gradients = _pull_back(
             ctx.saved_tensors, end_bar, ladj_bar, ctx.shift, ctx.inverted, adjoint
         )
         return *gradients, None, None
