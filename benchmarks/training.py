@@ -20,7 +20,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -70,8 +70,8 @@ def main() -> None:
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "rounds": rounds,
         "epoch": _epochs(data, rounds, device),
-        "step": _steps(data, 2 * rounds, device),
-        "flow": _flows(data, 2 * rounds, device),
+        "step": _steps(data, 12 * rounds, device),
+        "flow": _flows(data, 4 * rounds, device),
         "growth": _growth(device, options.quick),
     }
     found["targets"] = targets(found, device)
@@ -106,24 +106,33 @@ def _seconds(call: Call, device: str) -> float:
     return time.perf_counter() - start
 
 
-def in_turn(calls: dict[str, Call], rounds: int, device: str) -> dict[str, dict[str, float]]:
-    """Median and standard error, in ms, of each call, all in turn in every round.
-
-    The standard error is that of a median of normal values, 1.25 s/√n.
-    """
+def in_turn(calls: dict[str, Call], rounds: int, device: str) -> dict[str, list[float]]:
+    """Times in ms of each call, all in turn in every round."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for i in range(rounds + 1):
         for name, call in calls.items():
             seconds = _seconds(call, device)
             if i:  # the first round compiles, and fills caches
                 times[name].append(1e3 * seconds)
-    return {
-        name: {
-            "median_ms": statistics.median(values),
-            "se_ms": 1.2533 * statistics.stdev(values) / len(values) ** 0.5 if rounds > 1 else 0.0,
-        }
-        for name, values in times.items()
-    }
+    return times
+
+
+def _median(values: Sequence[float]) -> tuple[float, float]:
+    """And its standard error, that of a median of normal values, 1.25 s/√n."""
+    n = len(values)
+    return statistics.median(values), 1.2533 * statistics.stdev(values) / n**0.5 if n > 1 else 0.0
+
+
+def _row(times: Sequence[float], n: int = 1) -> dict[str, float]:
+    """Time of one of n."""
+    middle, error = _median([ms / n for ms in times])
+    return {"median_ms": middle, "se_ms": error}
+
+
+def _ratio(above: Sequence[float], below: Sequence[float]) -> dict[str, float]:
+    """Round by round: the machine is another one from one second to the next."""
+    middle, error = _median([a / b for a, b in zip(above, below, strict=True)])
+    return {"ratio": middle, "ratio_se": error}
 
 
 def _trainer(data: Dataset, device: str, **settings: Any) -> Trainer:
@@ -151,7 +160,9 @@ def _epochs(data: Dataset, rounds: int, device: str) -> dict[str, Any]:
         calls[precision] = _epoch(trainer)
         # What no loop of these products and this optimizer can go below.
         calls[f"{precision}, its floor"] = floor(trainer.config, device, len(trainer.batches))
-    return in_turn(calls, max(2, rounds), device)
+    times = in_turn(calls, max(2, rounds), device)
+    script = times["starting script"]
+    return {name: _row(ms) | _ratio(script, ms) for name, ms in times.items()}
 
 
 def _some_steps(trainer: Trainer, n: int) -> Call:
@@ -213,17 +224,18 @@ def _step_and_floor(data: Dataset, device: str, n: int, **settings: Any) -> dict
     return {"step": _some_steps(trainer, n), "floor": floor(trainer.config, device, n)}
 
 
-def _per_step(times: dict[str, dict[str, float]], n: int) -> dict[str, dict[str, float]]:
-    return {name: {key: ms / n for key, ms in row.items()} for name, row in times.items()}
-
-
 def _steps(data: Dataset, rounds: int, device: str, n: int = 50) -> dict[str, Any]:
     print("steps", flush=True)
     calls: dict[str, Call] = {}
     for precision in ("float32", "bfloat16"):
         for name, call in _step_and_floor(data, device, n, precision=precision).items():
             calls[f"{precision} {name}"] = call
-    return _per_step(in_turn(calls, 2 * rounds, device), n)
+    times = in_turn(calls, rounds, device)
+    found: dict[str, Any] = {name: _row(ms, n) for name, ms in times.items()}
+    for precision in ("float32", "bfloat16"):
+        step, low = (times[f"{precision} {name}"] for name in ("step", "floor"))
+        found[f"{precision} step"] |= _ratio(step, low)
+    return found
 
 
 def _flows(data: Dataset, rounds: int, device: str, n: int = 30) -> list[dict[str, Any]]:
@@ -234,13 +246,24 @@ def _flows(data: Dataset, rounds: int, device: str, n: int = 30) -> list[dict[st
         for K in (K for d, K in FLOWS if d == D):
             made = _step_and_floor(data, device, n, latent_dim=D, num_flows=K)
             calls |= {f"{K} {name}": call for name, call in made.items()}
-        times = _per_step(in_turn(calls, rounds, device), n)
-        plain = times["0 step"]["median_ms"] - times["0 floor"]["median_ms"]
+        times = in_turn(calls, rounds, device)
         for K in (K for d, K in FLOWS if d == D):
             step, low = times[f"{K} step"], times[f"{K} floor"]
-            added = step["median_ms"] - low["median_ms"] - plain
-            share = added / (step["median_ms"] - added)
-            rows.append({"D": D, "K": K, "step": step, "floor": low, "added_share": share})
+            shares = []
+            for i in range(rounds):
+                added = step[i] - low[i] - (times["0 step"][i] - times["0 floor"][i])
+                shares.append(added / (step[i] - added))
+            share, error = _median(shares)
+            rows.append(
+                {
+                    "D": D,
+                    "K": K,
+                    "step": _row(step, n),
+                    "floor": _row(low, n),
+                    "added_share": share,
+                    "added_se": error,
+                }
+            )
     return rows
 
 

@@ -19,9 +19,8 @@ def targets(found: dict[str, Any], device: str) -> list[dict[str, Any]]:
     """What was aimed at, what was measured, and whether that meets it."""
     rows: list[tuple[str, str, bool]] = []
     aims: dict[str, Any] = CPU if device == "cpu" else CUDA
-    script = found["epoch"]["starting script"]["median_ms"]
     for precision, aim in aims["epoch"].items():
-        ratio = script / found["epoch"][precision]["median_ms"]
+        ratio = found["epoch"][precision]["ratio"]
         rows.append(
             (
                 f"epoch, {precision}: at least {aim:g}× as fast as the script",
@@ -39,7 +38,7 @@ def targets(found: dict[str, Any], device: str) -> list[dict[str, Any]]:
             )
         )
     for precision, aim in aims.get("step", {}).items():
-        ratio = _ratio(found, precision)
+        ratio = found["step"][f"{precision} step"]["ratio"]
         rows.append(
             (f"step, {precision}: at most {aim:g}× its floor", f"{ratio:.2f}×", ratio <= aim)
         )
@@ -56,28 +55,23 @@ def targets(found: dict[str, Any], device: str) -> list[dict[str, Any]]:
     return [{"target": aim, "measured": text, "met": met} for aim, text, met in rows]
 
 
-def _ratio(found: dict[str, Any], precision: str) -> float:
-    steps = found["step"]
-    return steps[f"{precision} step"]["median_ms"] / steps[f"{precision} floor"]["median_ms"]
-
-
 def _ms(row: dict[str, float], digits: int = 2) -> str:
     return f"{row['median_ms']:.{digits}f} ± {row['se_ms']:.{digits}f}"
 
 
 def tables(found: dict[str, Any]) -> str:
-    epochs = found["epoch"]
-    script = epochs["starting script"]["median_ms"]
     lines = ["| one epoch of MNIST, preset original | ms | times as fast |", "|---|---|---|"]
-    for name, row in epochs.items():
-        lines.append(f"| {name} | {_ms(row, 0)} | {script / row['median_ms']:.1f}× |")
+    for name, row in found["epoch"].items():
+        ratio = f"{row['ratio']:.2f} ± {row['ratio_se']:.2f}"
+        lines.append(f"| {name} | {_ms(row, 0)} | {ratio} |")
     lines += ["", "| one step | ms | floor, ms | ratio |", "|---|---|---|---|"]
     for precision in ("float32", "bfloat16"):
         step, low = found["step"][f"{precision} step"], found["step"][f"{precision} floor"]
-        lines.append(f"| {precision} | {_ms(step)} | {_ms(low)} | {_ratio(found, precision):.2f} |")
+        ratio = f"{step['ratio']:.3f} ± {step['ratio_se']:.3f}"
+        lines.append(f"| {precision} | {_ms(step)} | {_ms(low)} | {ratio} |")
     lines += ["", "| D | K | step, ms | its floor, ms | the flow adds |", "|---|---|---|---|---|"]
     for row in found["flow"]:
-        share = f"{row['added_share']:.0%}" if row["K"] else "–"
+        share = f"{row['added_share']:.0%} ± {row['added_se']:.0%}" if row["K"] else "–"
         lines.append(
             f"| {row['D']} | {row['K']} | {_ms(row['step'])} | {_ms(row['floor'])} | {share} |"
         )
@@ -100,7 +94,8 @@ def tables(found: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
     lines += [
         "",
-        f"Medians ± standard error over {found['rounds']} rounds (epochs) or more (steps). "
+        f"Medians ± standard error over {found['rounds']} rounds (epochs) or more (steps); "
+        "a ratio is the median of the rounds' ratios. "
         f"{found['machine']}, {found['threads']} threads, {versions}, {found['date']}. Seed 0. "
         "Made by `make bench`.",
     ]

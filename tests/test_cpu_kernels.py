@@ -29,7 +29,7 @@ def test_every_task_is_claimed_once(tasks, n, threads, helped):
     counter[4] = threads
     claim, claimed = cpu_math.claim.py_func, []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cpu_math, "_add_atomically", _add(counter))
+        patch.setattr(cpu_math, "add_atomically", _add(counter))
         for from_the_end in [*helped, *[False] * (tasks + 2)]:
             first = claim(counter, tasks, n, from_the_end)
             if first < tasks:

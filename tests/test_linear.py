@@ -44,10 +44,10 @@ def in_float64(module: DataLinear, x: torch.Tensor, bar: torch.Tensor) -> list[t
     return [y, *torch.autograd.grad(y, [weight, bias], bar.double())]
 
 
-# Around every width that work is cut into: 8 numbers, 64 columns, 96 and 104 rows.
+# Around every width that work is cut into: 8 numbers, 64 columns, 104 and 200 rows.
 @given(
     st.sampled_from([1, 2, 7, 8, 9, 33, 100, 130]),
-    st.sampled_from([1, 7, 8, 95, 96, 97, 104, 105, 200, 784]),
+    st.sampled_from([1, 7, 8, 103, 104, 105, 199, 200, 201, 409, 784]),
     st.sampled_from([64, 65, 100, 128, 131, 500]),
     st.sampled_from([0.0, 0.01, 0.2]),
     st.booleans(),

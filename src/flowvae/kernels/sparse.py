@@ -5,9 +5,8 @@
 Of a picture such as a digit four fifths are zeros, and so are four fifths of the work of a product.
 x is (B, P) and W (P, H), so that what one number of x is multiplied by lies together: a strip of
 ``STRIP`` columns is eight vectors, and the sums of a strip stay in registers. Work is cut so that
-what is read again and again stays in the innermost cache: of W, ``_CHUNK`` rows of a strip; of h̄,
-a strip. float32 throughout; the order of every sum is fixed by the shapes alone, whoever computes
-it.
+what is read again and again stays near in the cache: of W, ``_CHUNK`` rows of a strip; of h̄, a
+strip. float32 throughout; the order of every sum is fixed by the shapes alone, whoever computes it.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from flowvae.kernels.team import FIRST, counter, helps, wait, work
 __all__ = ["STRIP", "backward", "forward", "room", "share"]
 
 STRIP = 8 * WIDTH
-_CHUNK = 96  # numbers of a datum; ``STRIP`` as many weights are 24 KiB
+_CHUNK = 200  # numbers of a datum; their weights of a strip are 50 KiB
 _PIXELS = 104  # the same, of which a thread claims the weights' gradients
 
 _ROWS_AHEAD = 4  # of which memory is asked for before it is written

@@ -29,7 +29,8 @@ class LeanAdam(torch.optim.Adam):
     such numbers is slow. Hooks that PyTorch would run around a step are not run.
 
     A step in which a parameter has no gradient is PyTorch's own, and so is every step of parameters
-    that are not float32 or without numba.
+    that are not float32 or without numba. Both updates go through memory, so a gradient whose
+    numbers lie in another order than the parameter's is put into that order first.
 
     Args:
         parameters: as of ``torch.optim.Adam``.
@@ -59,7 +60,7 @@ class LeanAdam(torch.optim.Adam):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        # The fused update goes through memory: what is saved elsewhere may lie in another order.
+        # What was saved elsewhere may lie in another order of memory.
         for parameter, state in self.state.items():
             for name in _MOMENTS:
                 state[name] = _as_its(parameter.detach(), state[name])
@@ -76,7 +77,10 @@ class LeanAdam(torch.optim.Adam):
     def _step(self) -> bool:
         (group,) = self.param_groups
         parameters: list[Tensor] = group["params"]
-        gradients = [_as_its(p, p.grad) for p in parameters if p.grad is not None]
+        for p in parameters:
+            if p.grad is not None and p.grad.stride() != p.stride():
+                p.grad = _as_its(p, p.grad)
+        gradients = [p.grad for p in parameters if p.grad is not None]
         if not self._lists:
             self._gather(parameters)
         if not self._lists or len(gradients) < len(parameters):
