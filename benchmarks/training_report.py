@@ -65,10 +65,13 @@ def tables(found: dict[str, Any]) -> str:
         ratio = f"{row['ratio']:.2f} ± {row['ratio_se']:.2f}"
         lines.append(f"| {name} | {_ms(row, 0)} | {ratio} |")
     lines += ["", "| one step | ms | floor, ms | ratio |", "|---|---|---|---|"]
-    for precision in ("float32", "bfloat16"):
-        step, low = found["step"][f"{precision} step"], found["step"][f"{precision} floor"]
-        ratio = f"{step['ratio']:.3f} ± {step['ratio_se']:.3f}"
-        lines.append(f"| {precision} | {_ms(step)} | {_ms(low)} | {ratio} |")
+    for name, row in found["step"].items():
+        precision, kind = name.split(maxsplit=1)
+        if kind != "floor":
+            low = found["step"][f"{precision} floor"]
+            ratio = f"{row['ratio']:.3f} ± {row['ratio_se']:.3f}"
+            shown = precision if kind == "step" else f"{precision}, data {kind}"
+            lines.append(f"| {shown} | {_ms(row)} | {_ms(low)} | {ratio} |")
     lines += ["", "| D | K | step, ms | its floor, ms | the flow adds |", "|---|---|---|---|---|"]
     for row in found["flow"]:
         share = f"{row['added_share']:.0%} ± {row['added_se']:.0%}" if row["K"] else "–"
