@@ -269,7 +269,7 @@ def _weighted_mean(terms: Sequence[Tensor], weights: Sequence[Weight]) -> Tensor
 
 
 class _WeightedMean(torch.autograd.Function):
-    """The same as one node of the graph: there are four terms, and each step has but a few µs."""
+    """The same as one node of the graph: four terms would make a dozen, each small and slow."""
 
     @staticmethod
     def forward(ctx, weights, *terms):

@@ -1,8 +1,8 @@
 """Kernels on the threads that PyTorch's own operations run on.
 
 Between two matrix products of a training step these threads are awake: they wait for the next one
-by spinning. A call of the OpenMP library that has them costs 3 µs, where waking threads of one's
-own can cost more than a small kernel takes, and two sets of threads would be in each other's way.
+by spinning, and a call of the OpenMP library that has them starts them at once. Waking threads of
+one's own can take longer than a small kernel, and two sets would be in each other's way.
 """
 
 from __future__ import annotations
