@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from itertools import islice
 
@@ -18,7 +17,6 @@ from flowvae.data import Dataset
 from flowvae.errors import TrainingError, UserError
 from flowvae.precision import at_least_float32
 from flowvae.training import RunningMeans, Trainer
-from flowvae.training.adam import LeanAdam
 from flowvae.training.graph import StepGraph
 from flowvae.vae import ElboTerms
 
@@ -84,40 +82,6 @@ def test_a_saved_state_goes_on_exactly_where_it_stopped(small_data, tmp_path, se
     assert torch.equal(weights(again), weights(whole))
     assert found == rows[3 - len(found) :]
     assert again.step == whole.step
-
-
-def test_lean_adam_is_pytorchs():
-    """Through a missing gradient and a file, with weights in two orders of memory."""
-    generator = torch.Generator().manual_seed(0)
-    start = [torch.randn(shape, generator=generator) for shape in ((50, 30), (70,), (30, 50))]
-    start[2] = start[2].t()
-    mine = [p.clone().requires_grad_() for p in start]
-    theirs = [p.contiguous().clone().requires_grad_() for p in start]
-    assert mine[2].stride() == (1, 50)
-    settings = {"lr": 0.01, "weight_decay": 0.1}
-
-    def build(parameters):
-        if parameters is mine:
-            return LeanAdam(parameters, **settings)
-        return torch.optim.Adam(parameters, fused=True, **settings)
-
-    optimizers = [build(mine), build(theirs)]
-    for step in range(12):
-        gradients = [torch.randn(p.shape, generator=generator) for p in start]
-        for parameters, optimizer in zip((mine, theirs), optimizers, strict=True):
-            for parameter, gradient in zip(parameters, gradients, strict=True):
-                missing = step == 5 and parameter.dim() == 1
-                parameter.grad = None if missing else gradient.clone()
-            optimizer.step()
-        if step == 8:  # from the other's file, whose moments lie in another order
-            state = io.BytesIO()
-            torch.save(optimizers[1].state_dict(), state)
-            for i, parameters in enumerate((mine, theirs)):
-                state.seek(0)
-                optimizers[i] = build(parameters)
-                optimizers[i].load_state_dict(torch.load(state, weights_only=True))
-    for a, b in zip(mine, theirs, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
 def test_it_is_the_plain_loop(small_data):

@@ -20,7 +20,6 @@ Reparameterized Gradient Estimators for Monte Carlo Objectives", arXiv 1810.0415
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -28,7 +27,6 @@ import torch
 from torch import Tensor
 
 from flowvae.distributions import LatentDistribution
-from flowvae.eager import eager
 from flowvae.errors import UserError
 from flowvae.registry import OBJECTIVES
 from flowvae.vae import VAE, ElboTerms
@@ -172,9 +170,6 @@ class Objective:
         sample = q.rsample_terms((self.samples,), generator)
         terms = model.terms_at(x, sample)
         joint, beta = self._weights(step)
-        if not (self.path_gradient or self.importance_weighted or self.free_bits > 0):
-            loss = _weighted_mean(terms, (-joint, -beta * joint, beta, -beta))
-            return loss, ElboTerms(*(term.detach() for term in terms))
         log_q = self._log_q(q, sample.z) if self.path_gradient else sample.log_base - sample.ladj
         fit = _times(joint, terms.log_likelihood)
         kl = log_q - _times(joint, terms.log_prior)
@@ -259,30 +254,6 @@ def build_objective(config: Config, steps_per_epoch: int) -> Objective:
 def _times(weight: Weight, term: Tensor) -> Tensor:
     """Their product; nothing to do where the weight is plainly 1, as it mostly is."""
     return term if isinstance(weight, float) and weight == 1.0 else weight * term
-
-
-def _weighted_mean(terms: Sequence[Tensor], weights: Sequence[Weight]) -> Tensor:
-    """Σ_i weight_i mean(term_i), of terms of one shape."""
-    if eager(*terms) and not any(isinstance(weight, Tensor) for weight in weights):
-        return _WeightedMean.apply(weights, *terms)
-    return torch.stack([w * t.mean() for w, t in zip(weights, terms, strict=True)]).sum()
-
-
-class _WeightedMean(torch.autograd.Function):
-    """The same as one node of the graph: four terms would make a dozen, each small and slow."""
-
-    @staticmethod
-    def forward(ctx, weights, *terms):
-        ctx.weights, ctx.shape = weights, terms[0].shape
-        total = weights[0] * terms[0]
-        for weight, term in zip(weights[1:], terms[1:], strict=True):
-            total.add_(term, alpha=weight)
-        return total.mean()
-
-    @staticmethod
-    def backward(ctx, bar):  # pyright: ignore[reportIncompatibleMethodOverride]
-        n = math.prod(ctx.shape)
-        return None, *((bar * (weight / n)).expand(ctx.shape) for weight in ctx.weights)
 
 
 def _weigh_twice(z: Tensor, log_weight: Tensor, beta: Weight) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
-__all__ = ["FlowSample", "LatentDistribution", "standard_noise"]
+__all__ = ["FlowSample", "LatentDistribution", "draw", "standard_log_prob", "standard_noise"]
 
 
 class FlowSample(NamedTuple):
@@ -101,3 +102,18 @@ def standard_noise(
     """ε ~ N(0, I) in the shape of draws of q, in the dtype and on the device of a tensor."""
     shape = q._extended_shape(torch.Size(sample_shape))
     return torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
+
+
+def draw(loc: Tensor, log_var: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
+    """z = μ + σ ⊙ ε and log N(z; μ, diag σ²) in terms of ε: no division by a small σ.
+
+    μ and log σ² are (..., D), ε is (*samples, ..., D); the log-density has no D, in nats.
+    """
+    log_sigma = 0.5 * log_var
+    z = torch.addcmul(loc, log_sigma.exp(), eps)
+    return z, standard_log_prob(eps) - log_sigma.sum(-1)
+
+
+def standard_log_prob(eps: Tensor) -> Tensor:
+    """log N(ε; 0, I), (...), in nats."""
+    return -0.5 * eps.square().sum(-1) - 0.5 * math.log(2 * math.pi) * eps.shape[-1]

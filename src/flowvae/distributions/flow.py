@@ -9,8 +9,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from flowvae.distributions.base import FlowSample, LatentDistribution, standard_noise
-from flowvae.distributions.draw import draw, draw_planar, standard_log_prob
+from flowvae.distributions.base import (
+    FlowSample,
+    LatentDistribution,
+    draw,
+    standard_log_prob,
+    standard_noise,
+)
 from flowvae.distributions.gaussian import DiagonalGaussian
 from flowvae.flows.planar import Constraint, planar_flow, planar_flow_inverse
 
@@ -236,11 +241,6 @@ class PlanarFlowDistribution(FlowDistribution):
         """The distribution of z_k: the base through the first k flows only."""
         w, u, b = self.w[..., :k, :], self.u[..., :k, :], self.b[..., :k]
         return PlanarFlowDistribution(self.base, w, u, b, self.constraint)
-
-    def at_noise(self, eps: Tensor) -> FlowSample:
-        base = self.base
-        flow = (self.w, self.u, self.b)
-        return FlowSample(*draw_planar(base.loc, base.log_var, eps, flow, self.constraint))
 
     def flow(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Push z₀ (..., D) forward: z_K and Σ_k ladj_k."""

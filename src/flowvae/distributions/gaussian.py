@@ -9,8 +9,13 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import constraints
 
-from flowvae.distributions.base import FlowSample, LatentDistribution, standard_noise
-from flowvae.distributions.draw import draw, standard_log_prob
+from flowvae.distributions.base import (
+    FlowSample,
+    LatentDistribution,
+    draw,
+    standard_log_prob,
+    standard_noise,
+)
 from flowvae.flows.householder import matvec
 
 __all__ = ["DiagonalGaussian", "FullGaussian", "StandardGaussian"]

@@ -23,7 +23,7 @@ from flowvae.flows import reference
 from flowvae.flows.kernels import ops
 from flowvae.precision import at_least_float32
 
-__all__ = ["CONSTRAINTS", "Constraint", "is_usual", "planar_flow", "planar_flow_inverse"]
+__all__ = ["CONSTRAINTS", "Constraint", "planar_flow", "planar_flow_inverse"]
 
 Constraint = Literal["paper", "centred"]
 CONSTRAINTS: tuple[Constraint, ...] = get_args(Constraint)
@@ -121,7 +121,7 @@ def _dispatch(
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         # Reduced precision is for matrix products; what is multiplied through K layers is not.
         z, w, u, b = (at_least_float32(x) for x in (z, w, u, b))
-    if not (usual := is_usual(z, w, u, b, constraint)):
+    if not (usual := _is_usual(z, w, u, b, constraint)):
         _check("z_K" if inverted else "z", z, w, u, b, constraint)
     dtype, shift = z.dtype, reference.SHIFTS[constraint]
     if dtype in (torch.bfloat16, torch.float16):
@@ -133,7 +133,7 @@ def _dispatch(
     return (out, ladj) if out.dtype == dtype else (out.to(dtype), ladj.to(dtype))
 
 
-def is_usual(z: Tensor, w: Tensor, u: Tensor, b: Tensor, constraint: Constraint) -> bool:
+def _is_usual(z: Tensor, w: Tensor, u: Tensor, b: Tensor, constraint: Constraint) -> bool:
     """One point for each set, or S samples, in order: what most calls are, found out fast."""
     if not all(isinstance(x, Tensor) for x in (z, w, u, b)) or constraint not in CONSTRAINTS:
         return False

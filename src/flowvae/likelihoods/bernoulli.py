@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from functools import cache
-from types import ModuleType
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from flowvae.eager import fit_for_kernels
 from flowvae.likelihoods.base import UNIT_INTERVAL, Likelihood, ValueDistribution, uniform
 
 __all__ = ["Bernoulli", "ContinuousBernoulli"]
-
-_NS_PER_VALUE = 0.6
 
 
 class Bernoulli(Likelihood):
@@ -55,11 +49,6 @@ class _Pixels(ValueDistribution):
         self.logits = logits
         super().__init__(logits.shape)
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        if _kernel_fits(value, self.logits):
-            return _LogProb.apply(self.logits, value)
-        return super().log_prob(value)
-
     def log_prob_values(self, value: Tensor) -> Tensor:
         value, logits = torch.broadcast_tensors(value, self.logits)
         return -functional.binary_cross_entropy_with_logits(logits, value, reduction="none")
@@ -75,50 +64,6 @@ class _Pixels(ValueDistribution):
 
     def draw(self, shape: torch.Size, generator: torch.Generator | None) -> Tensor:
         return torch.bernoulli(self.mean.expand(shape), generator=generator)
-
-
-def _kernel_fits(x: Tensor, logits: Tensor) -> bool:
-    """Whether x is (..., P) and the logits (S, ..., P), as the kernel wants them."""
-    return (
-        x.dtype == torch.float32
-        and x.shape == logits.shape[logits.dim() - x.dim() :]
-        and not x.requires_grad
-        and fit_for_kernels(x, logits)
-    )
-
-
-class _LogProb(torch.autograd.Function):
-    """log p(x|z), (...), of logits (..., P); the slopes are found on the way."""
-
-    @staticmethod
-    def forward(ctx, logits, x):
-        save, P = ctx.needs_input_grad[0], logits.shape[-1]
-        lines, rows = logits.contiguous(), x.contiguous()
-        out = lines.new_empty(lines.shape[:-1])
-        slopes = torch.empty_like(lines) if save else lines
-        addresses = (t.data_ptr() for t in (rows, lines, slopes, out))
-        kernel, team = _kernel()
-        R = out.numel()
-        threads = team.threads_for(logits.numel() * _NS_PER_VALUE, R)
-        team.run(kernel.log_prob, (*addresses, R, x.numel() // P, P, save), threads)
-        if save:
-            ctx.save_for_backward(logits, x, slopes)
-        return out
-
-    @staticmethod
-    def backward(ctx, out_bar):  # pyright: ignore[reportIncompatibleMethodOverride]
-        logits, x, slopes = ctx.saved_tensors
-        if torch.is_grad_enabled():  # to be differentiated again
-            slopes = x - logits.sigmoid()
-        return slopes * out_bar.unsqueeze(-1), None
-
-
-@cache
-def _kernel() -> tuple[ModuleType, ModuleType]:
-    # numba takes half a second to import: not before it is needed.
-    from flowvae.kernels import bernoulli, team
-
-    return bernoulli, team
 
 
 class ContinuousBernoulli(Likelihood):

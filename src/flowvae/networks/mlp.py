@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from flowvae.networks.linear import DataLinear
-
 if TYPE_CHECKING:
     from flowvae.config import Config
 
@@ -35,7 +33,6 @@ class MLP(nn.Module):
         hidden_dims: widths of the hidden layers.
         activation: a name in ``ACTIVATIONS``.
         gated: gates in place of activations.
-        takes_data: the input is data, whose zeros the first layer may skip.
 
     Source: for the gates, "Language Modeling with Gated Convolutional Networks", arXiv 1612.08083.
 
@@ -51,26 +48,20 @@ class MLP(nn.Module):
         hidden_dims: Sequence[int],
         activation: str = "relu",
         gated: bool = False,
-        takes_data: bool = False,
     ) -> None:
         super().__init__()
         self.out_features = hidden_dims[-1]
         layers: list[nn.Module] = []
         for before, after in pairwise([in_features, *hidden_dims]):
-            linear = nn.Linear if layers or not takes_data else DataLinear
             if gated:
-                layers += [linear(before, 2 * after), nn.GLU()]
+                layers += [nn.Linear(before, 2 * after), nn.GLU()]
             else:
-                layers += [linear(before, after), ACTIVATIONS[activation]()]
-        if isinstance(layers[0], DataLinear) and isinstance(layers[1], nn.ReLU):
-            layers[0].rectified = True
-            layers[1] = nn.Identity()  # layers keep their numbers, and saved weights their names
+                layers += [nn.Linear(before, after), ACTIVATIONS[activation]()]
         self.layers = nn.Sequential(*layers)
 
     @classmethod
     def encoder(cls, config: Config, data_shape: Sequence[int]) -> MLP:
-        P, widths = math.prod(data_shape), config.hidden_dims
-        return cls(P, widths, config.activation, config.gated, takes_data=True)
+        return cls(math.prod(data_shape), config.hidden_dims, config.activation, config.gated)
 
     @classmethod
     def decoder(cls, config: Config, data_shape: Sequence[int], num_outputs: int) -> nn.Sequential:

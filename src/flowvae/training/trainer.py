@@ -18,7 +18,6 @@ from flowvae.data import Batches, Dataset, Split
 from flowvae.errors import TrainingError
 from flowvae.files import write_bytes
 from flowvae.objectives import build_objective
-from flowvae.training.adam import LeanAdam
 from flowvae.training.graph import StepGraph
 from flowvae.training.means import RunningMeans
 from flowvae.training.schedules import build_schedule
@@ -61,7 +60,6 @@ class Trainer:
 
     def __init__(self, model: VAE, dataset: Dataset, config: Config) -> None:
         self.device = next(model.parameters()).device
-        on_cuda = self.device.type == "cuda"
         self.model, self.config = model, config
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = _adam(self.parameters, config, self.device)
@@ -79,9 +77,12 @@ class Trainer:
         # Updates done. Off the CPU whether one was done is known to the device alone.
         self.step = 0 if self.device.type == "cpu" else zero
         self.skipped, self._in_a_row = zero.clone(), zero.clone()
-        self._graph = (
-            StepGraph(self._update, self.generator) if on_cuda and config.accumulate == 1 else None
-        )
+        self._graph = self._new_graph()
+
+    def _new_graph(self) -> StepGraph | None:
+        if self.device.type != "cuda" or self.config.accumulate > 1:
+            return None
+        return StepGraph(self._update, self.generator)
 
     def feed(self, split: Split) -> None:
         """Take the batches of the epochs to come from here."""
@@ -156,9 +157,6 @@ class Trainer:
         that leaves the update out.
         """
         most, optimizer = self.config.max_grad_norm, self.optimizer
-        if isinstance(optimizer, LeanAdam) and optimizer.guarded:
-            optimizer.step()
-            return optimizer.finite
         norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         if most is not None:
             clip_grads_with_norm_(self.parameters, most, norm)
@@ -206,6 +204,11 @@ class Trainer:
         """Go on from what :meth:`state_dict` gave, on the same data and settings."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        for group in self.optimizer.param_groups:
+            # PyTorch leaves it where the file was read: a graph would keep the number for ever.
+            if isinstance(group["lr"], Tensor):
+                group["lr"] = group["lr"].to(self.device)
+        self._graph = self._new_graph()  # a recorded one works on the tensors from before
         if self.schedule is not None:
             self.schedule.load_state_dict(state["schedule"])
         self.generator.set_state(state["generator"])
@@ -233,13 +236,10 @@ class Trainer:
 
 
 def _adam(parameters: Sequence[Tensor], config: Config, device: torch.device) -> torch.optim.Adam:
-    rate, decay = config.learning_rate, config.weight_decay
-    if device.type == "cpu":
-        guarded = config.max_grad_norm is None
-        return LeanAdam(parameters, guarded, lr=rate, weight_decay=decay)
-    if device.type == "cuda":  # a graph reads the rate from the device
+    rate: float | Tensor = config.learning_rate
+    on_cuda = device.type == "cuda"
+    if on_cuda:  # a graph reads the rate from the device
         rate = torch.tensor(rate, device=device)
-        return torch.optim.Adam(
-            parameters, lr=rate, weight_decay=decay, fused=True, capturable=True
-        )
-    return torch.optim.Adam(parameters, lr=rate, weight_decay=decay, fused=True)
+    return torch.optim.Adam(
+        parameters, lr=rate, weight_decay=config.weight_decay, fused=True, capturable=on_cuda
+    )

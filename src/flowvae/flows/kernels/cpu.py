@@ -7,6 +7,8 @@ memory, and everything that is one number per layer (m, tanh, the logarithm) run
 vector code. Many samples a parameter set are cpu_shared.py's.
 
 Addresses and strides travel as integers: turning tensors into arrays costs more than small cases.
+numba frees an array after the last use of its *name*, whatever its address is still used for. So an
+address is taken of an argument only: its array belongs to the caller, who holds it.
 """
 
 from __future__ import annotations
@@ -59,7 +61,20 @@ _T, _R, _H, _KAPPA, _SLOPE, _BY_WU, _BY_WW, _DET, _WW, _WU, _A, _RT, _LADJ, _M, 
 
 
 @njit(**EXACT)
-def forward(
+def forward(*arguments):
+    """z_K, Σ ladj_k and, if ``save``, what the adjoint needs, for all sets it claims.
+
+    ``z``, ``w``, ``u`` and ``b`` are (address, stride from set to set); ``z_K``, ``ladj``, ``kept``
+    and ``exact_end``, z_K again (both float64), are addresses of contiguous memory.
+    """
+    D = arguments[11]
+    _forward(np.zeros(_ROWS * LANES), _scratch(LANES, D), *arguments)
+
+
+@njit(**EXACT)
+def _forward(
+    q,
+    points,
     token,
     z,
     w,
@@ -78,12 +93,6 @@ def forward(
     counter,
     from_the_end,
 ):
-    """z_K, Σ ladj_k and, if ``save``, what the adjoint needs, for all sets it claims.
-
-    ``z``, ``w``, ``u`` and ``b`` are (address, stride from set to set); ``z_K``, ``ladj``, ``kept``
-    and ``exact_end``, z_K again (both float64), are addresses of contiguous memory.
-    """
-    q, points = np.zeros(_ROWS * LANES), _scratch(LANES, D)
     at, width = points.ctypes.data, points.shape[1]
     p = claim(counter, P, LANES, from_the_end)
     step = -LANES if from_the_end else LANES
@@ -136,7 +145,16 @@ def _lanes_forward(q, shift, tiny):
 
 
 @njit(**EXACT)
-def inverse(
+def inverse(*arguments):
+    """z, -Σ ladj_k and, if ``save``, what the adjoint needs, from z_K; as in :func:`forward`."""
+    D = arguments[11]
+    _inverse(np.zeros(_ROWS * LANES), _scratch(LANES, D), *arguments)
+
+
+@njit(**EXACT)
+def _inverse(
+    q,
+    points,
     token,
     z_K,
     w,
@@ -155,8 +173,6 @@ def inverse(
     counter,
     from_the_end,
 ):
-    """z, -Σ ladj_k and, if ``save``, what the adjoint needs, from z_K; as in :func:`forward`."""
-    q, points = np.zeros(_ROWS * LANES), _scratch(LANES, D)
     at, width = points.ctypes.data, points.shape[1]
     p = claim(counter, P, LANES, from_the_end)
     step = -LANES if from_the_end else LANES
@@ -224,9 +240,13 @@ def _keep(q, kept, p, k, K, rows):
 def _scratch(n, D):
     """n points, each on lines of the cache of its own, and filled up with zeros."""
     width = (D + WIDTH - 1) // WIDTH * WIDTH
-    memory = np.zeros(n * width + WIDTH)
+    return _from_a_line_on(np.zeros(n * width + WIDTH), n * width).reshape(n, width)
+
+
+@njit(**EXACT)
+def _from_a_line_on(memory, n):
     first = -(memory.ctypes.data // 8) % WIDTH
-    return memory[first : first + n * width].reshape(n, width)
+    return memory[first : first + n]
 
 
 @njit(**EXACT)
@@ -261,7 +281,27 @@ _T_K, _R_K, _A_BAR, _WU_BAR, _WW_BAR2 = range(5)
 
 
 @njit(**EXACT)
-def backward(
+def backward(*arguments):
+    """The adjoint: gradients of z, w, u and b from those of z_K and Σ ladj_k.
+
+    z_{k-1} is walked back from z_k = z_{k-1} + û_k tanh a_k, so all that was kept is ``KEPT``
+    numbers a layer, beside ``z_K`` in float64: the rounding of the result would be walked back
+    with it. If ``around``, gradients of w and u are written around the cache.
+    """
+    D = arguments[13]
+    _backward(
+        np.zeros((_SIDE_BY_SIDE, 5)),
+        _scratch(_SIDE_BY_SIDE, D),
+        _scratch(_SIDE_BY_SIDE, D),
+        *arguments,
+    )
+
+
+@njit(**EXACT)
+def _backward(
+    q,
+    points,
+    g,
     token,
     z_K,
     w,
@@ -280,14 +320,6 @@ def backward(
     counter,
     from_the_end,
 ):
-    """The adjoint: gradients of z, w, u and b from those of z_K and Σ ladj_k.
-
-    z_{k-1} is walked back from z_k = z_{k-1} + û_k tanh a_k, so all that was kept is ``KEPT``
-    numbers a layer, beside ``z_K`` in float64: the rounding of the result would be walked back
-    with it. If ``around``, gradients of w and u are written around the cache.
-    """
-    q = np.zeros((_SIDE_BY_SIDE, 5))
-    points, g = _scratch(_SIDE_BY_SIDE, D), _scratch(_SIDE_BY_SIDE, D)
     at, g_at, width = points.ctypes.data, g.ctypes.data, points.shape[1]
     p = claim(counter, P, _SIDE_BY_SIDE, from_the_end)
     step = _SIDE_BY_SIDE if from_the_end else -_SIDE_BY_SIDE
@@ -322,7 +354,25 @@ def backward(
 
 
 @njit(**EXACT)
-def inverse_backward(
+def inverse_backward(*arguments):
+    """The inverse's adjoint by the implicit function theorem, walking forward from z.
+
+    -ā = β = (h ûᵀz̄ + λ̄ κ) / (1 + h c) is Sherman and Morrison's z̄_k = J⁻ᵀ (z̄_{k-1} - λ̄ κ w).
+    """
+    D = arguments[13]
+    _inverse_backward(
+        np.zeros((_SIDE_BY_SIDE, 5)),
+        _scratch(_SIDE_BY_SIDE, D),
+        _scratch(_SIDE_BY_SIDE, D),
+        *arguments,
+    )
+
+
+@njit(**EXACT)
+def _inverse_backward(
+    q,
+    points,
+    g,
     token,
     z,
     w,
@@ -341,12 +391,6 @@ def inverse_backward(
     counter,
     from_the_end,
 ):
-    """The inverse's adjoint by the implicit function theorem, walking forward from z.
-
-    -ā = β = (h ûᵀz̄ + λ̄ κ) / (1 + h c) is Sherman and Morrison's z̄_k = J⁻ᵀ (z̄_{k-1} - λ̄ κ w).
-    """
-    q = np.zeros((_SIDE_BY_SIDE, 5))
-    points, g = _scratch(_SIDE_BY_SIDE, D), _scratch(_SIDE_BY_SIDE, D)
     at, g_at, width = points.ctypes.data, g.ctypes.data, points.shape[1]
     p = claim(counter, P, _SIDE_BY_SIDE, from_the_end)
     step = _SIDE_BY_SIDE if from_the_end else -_SIDE_BY_SIDE

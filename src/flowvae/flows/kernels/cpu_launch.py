@@ -143,7 +143,7 @@ def forward(
         z = z.contiguous()
     token, tiny = _OF_DTYPE[z.dtype]
     end = _memory.empty_like(z)
-    ladj = z.new_empty(z.shape[:-1])
+    ladj = _memory.empty(z.shape[:-1], z.dtype)
     kept = _memory.empty((numbers_kept(S, P, K, D, inverted) if save else 0,), torch.float64)
     at = kept.data_ptr()
     outputs = (end.data_ptr(), ladj.data_ptr(), at, at + 8 * (kept.numel() - S * P * D))

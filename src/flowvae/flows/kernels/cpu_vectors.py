@@ -11,8 +11,7 @@ masked step.
         x = load(w, D - D % WIDTH, D % WIDTH, "parameters")
         ...
 
-Flows are computed in float64 whatever the tensors hold; ``load`` and ``store`` convert. Vectors of
-float32 are for products (:mod:`flowvae.kernels.sparse`): ``load_singles``, ``store_singles``.
+Flows are computed in float64 whatever the tensors hold; ``load`` and ``store`` convert.
 """
 
 from __future__ import annotations
@@ -23,18 +22,13 @@ from numba.extending import intrinsic, models, register_model
 
 __all__ = [
     "WIDTH",
-    "add",
     "load",
-    "load_singles",
     "multiply_add",
     "spread",
     "store",
     "store_around",
-    "store_singles",
-    "store_singles_around",
     "times",
     "total",
-    "where_positive",
     "zeros",
 ]
 
@@ -42,21 +36,18 @@ WIDTH = 8
 
 
 class _Vector(types.Type):
-    def __init__(self, element: types.Type, values: ir.Type) -> None:
-        super().__init__(name=f"vector of {WIDTH} {element}")
-        self.element, self.values = element, values
+    def __init__(self) -> None:
+        super().__init__(name=f"vector of {WIDTH} float64")
 
 
 _VALUES = ir.VectorType(ir.DoubleType(), WIDTH)
-_SINGLES = ir.VectorType(ir.FloatType(), WIDTH)
-_vector = _Vector(types.float64, _VALUES)
-_singles = _Vector(types.float32, _SINGLES)
+_vector = _Vector()
 
 
 @register_model(_Vector)
 class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager, kind) -> None:
-        super().__init__(manager, kind, kind.values)
+        super().__init__(manager, kind, _VALUES)
 
 
 # Memory that a kernel promises not to overlap: parameters, their gradients, a point, its gradient.
@@ -146,10 +137,6 @@ def store(context, pointer, i, n, value, place):
     return types.void(pointer, i, types.int64, _vector, place), build
 
 
-def _past_the_cache(builder, store):
-    store.set_metadata("nontemporal", builder.module.add_metadata([ir.IntType(32)(1)]))
-
-
 @intrinsic
 def store_around(context, pointer, i, value, place):
     """As ``store`` of a whole vector, past the cache: memory written as a whole is not read first.
@@ -164,46 +151,11 @@ def store_around(context, pointer, i, value, place):
         values = arguments[2]
         values = values if kind == _VALUES else builder.fptrunc(values, kind)
         done = builder.store(values, at, align=WIDTH * pointer.dtype.bitwidth // 8)
-        _past_the_cache(builder, done)
+        done.set_metadata("nontemporal", builder.module.add_metadata([ir.IntType(32)(1)]))
         _promise(builder.module, done, place.literal_value)
         return context.get_dummy_value()
 
     return types.void(pointer, i, _vector, place), build
-
-
-@intrinsic
-def load_singles(context, pointer, i):
-    """The WIDTH float32 numbers from ``pointer[i]`` on, as they are."""
-
-    def build(context, builder, signature, arguments):
-        at, _ = _place(context, builder, *arguments, pointer.dtype)
-        return builder.load(at, align=4)
-
-    return (_singles(pointer, i), build) if pointer.dtype == types.float32 else None
-
-
-@intrinsic
-def store_singles(context, pointer, i, value):
-    """Write WIDTH float32 numbers from ``pointer[i]`` on."""
-
-    def build(context, builder, signature, arguments):
-        at, _ = _place(context, builder, *arguments[:2], pointer.dtype)
-        builder.store(arguments[2], at, align=4)
-        return context.get_dummy_value()
-
-    return (types.void(pointer, i, value), build) if value == _singles else None
-
-
-@intrinsic
-def store_singles_around(context, pointer, i, value):
-    """The same past the cache, as :func:`store_around`."""
-
-    def build(context, builder, signature, arguments):
-        at, _ = _place(context, builder, *arguments[:2], pointer.dtype)
-        _past_the_cache(builder, builder.store(arguments[2], at, align=4 * WIDTH))
-        return context.get_dummy_value()
-
-    return (types.void(pointer, i, value), build) if value == _singles else None
 
 
 @intrinsic
@@ -213,7 +165,7 @@ def spread(context, x):
     def build(context, builder, signature, arguments):
         return _spread(builder, arguments[0], WIDTH)
 
-    return (_singles if x == types.float32 else _vector)(x), build
+    return _vector(x), build
 
 
 @intrinsic
@@ -235,35 +187,13 @@ def times(context, x, y):
 
 
 @intrinsic
-def add(context, x, y):
-    """x + y."""
-
-    def build(context, builder, signature, arguments):
-        return builder.fadd(*arguments)
-
-    return (x(x, y), build) if x == y else None
-
-
-@intrinsic
-def where_positive(context, condition, x):
-    """x, but 0 where ``condition`` is 0 or less; where it is NaN, x."""
-
-    def build(context, builder, signature, arguments):
-        zero = ir.Constant(x.values, [0.0] * WIDTH)
-        low = builder.fcmp_ordered("<=", arguments[0], zero)
-        return builder.select(low, zero, arguments[1])
-
-    return (x(condition, x), build) if condition == x else None
-
-
-@intrinsic
 def multiply_add(context, x, y, z):
     """x y + z, rounded once where the processor can."""
 
     def build(context, builder, signature, arguments):
-        return _call(builder, _named("fmuladd", x.values), x.values, *arguments)
+        return _call(builder, _named("fmuladd", _VALUES), _VALUES, *arguments)
 
-    return (x(x, y, z), build) if x == y == z else None
+    return _vector(_vector, _vector, _vector), build
 
 
 @intrinsic

@@ -13,7 +13,6 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from flowvae.eager import eager
 from flowvae.flows import reference
 
 __all__ = ["available", "planar", "planar_inverse", "walk"]
@@ -176,6 +175,18 @@ class _Eager(torch.autograd.Function):
 
 
 _LAUNCHERS = {"cpu": _cpu, "cuda": _cuda}
+_PLAIN = {Tensor, torch.nn.Parameter}
+
+
+def _traced(*tensors: Tensor) -> bool:
+    """Whether a compiler, exporter, transform, dispatch mode or tensor subclass must see this."""
+    return (
+        torch.compiler.is_compiling()
+        or not {type(x) for x in tensors} <= _PLAIN
+        or torch._C._functorch.peek_interpreter_stack() is not None  # pyright: ignore
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._get_tracing_state() is not None  # pyright: ignore
+    )
 
 
 def walk(
@@ -183,13 +194,13 @@ def walk(
 ) -> tuple[Tensor, Tensor]:
     """Points (S, P, D), or (P, D), through sets (P, K, D) or back: the end, and its ladj.
 
-    As an operator of PyTorch wherever somebody watches (compile, export, tensor subclasses,
-    dispatch modes); otherwise by the kernels directly.
+    As an operator of PyTorch under compile, export, tensor subclasses and dispatch modes; otherwise
+    by the kernels directly.
     """
     save = torch.is_grad_enabled() and (
         z.requires_grad or w.requires_grad or u.requires_grad or b.requires_grad
     )
-    if not eager(z, w, u, b):
+    if _traced(z, w, u, b):
         flat = z.dim() == 2
         op = planar_inverse if inverted else planar
         end, ladj, _ = op(z.unsqueeze(0) if flat else z, w, u, b, shift, save)

@@ -1,1 +1,0 @@
-"""CPU kernels of what surrounds the flows: draws and their densities, and a likelihood."""
