@@ -28,7 +28,7 @@ def test_a_failure_leaves_the_old_file_and_no_other(tmp_path):
 
 
 def test_json_holds_no_nan(tmp_path):
-    with pytest.raises(ValueError, match="JSON"):
+    with pytest.raises(ValueError, match="finite numbers, got nan for x"):
         write_json(tmp_path / "a.json", {"x": float("nan")})
     assert not list(tmp_path.iterdir())
 

@@ -424,7 +424,14 @@ def test_a_class_of_ones_own_needs_no_registration(data_file, tmp_path, monkeypa
     arguments = ["train", "--network", "my_networks:Mine", "--data", data_file, "--epochs", 1]
     arguments += ["--hidden-dims", 5, "--evaluation-samples", 2, "--out", run, "--quiet"]
     main([*map(str, arguments)])
-    assert flowvae.load(run).encoder.out_features == 7
+    with pytest.raises(flowvae.UserError, match="the module my_networks would be imported"):
+        flowvae.load(run)
+    with pytest.raises(SystemExit) as stop:
+        main(["sample", str(run)])
+    assert stop.value.code == 2
+    assert "--trust" in capsys.readouterr().err
+    main(["sample", str(run), "--trust"])
+    assert flowvae.load(run, trust=True).encoder.out_features == 7
     for name, message in (("my_networks:Other", "no attribute"), ("absent_module:A", "No module")):
         with pytest.raises(SystemExit) as stop:
             main(["train", "--network", name, "--out", str(tmp_path / "no"), "--quiet"])

@@ -96,8 +96,6 @@ def train(
     elif overrides:
         config = resolve_config(**{**config.model_dump(), **overrides})
     device = choose_device(config.device)
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
     folder = new_run_folder(out, config)
     if dataset is None:
         dataset = load_configured(config)
@@ -121,10 +119,12 @@ def train(
     build_objective(config, 1).check(model)
 
     run = Run(folder, config, model, dataset)
-    show = Progress(config, dataset, folder, enabled=progress)
+    show = Progress(config, dataset, folder, run.pseudo_likelihood, enabled=progress)
     durations: dict[str, float] = {}
     about = {"started": datetime.now().astimezone().isoformat(timespec="seconds")}
+    threads = torch.get_num_threads()
     try:
+        torch.set_num_threads(config.threads or threads)
         folder.mkdir(parents=True, exist_ok=True)
         run.save_config()
         run.save_environment(status="training", **about)
@@ -139,6 +139,8 @@ def train(
             status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
             run.save_environment(status=status, durations=durations, **about)
         raise
+    finally:
+        torch.set_num_threads(threads)
     run.save_environment(status="finished", durations=durations, **about)
     return run
 

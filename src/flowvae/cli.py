@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Set
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
@@ -14,7 +16,7 @@ import click
 
 from flowvae import __version__
 from flowvae.config import DATA_FIELDS, FAMILIES, PRESETS, Config, load_config, resolve_config
-from flowvae.errors import TrainingError, UserError
+from flowvae.errors import TrainingError, UserError, one_line
 from flowvae.registry import Registry
 
 if TYPE_CHECKING:
@@ -107,10 +109,29 @@ def _field_option(name: str, field: Any) -> Callable[..., Any]:
     )
 
 
-_run = click.argument("run", type=click.Path(path_type=Path))
 _device = click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps.  [auto]")
+_trust = click.option(
+    "--trust",
+    is_flag=True,
+    help="Import the module of a family that is MODULE:CLASS, which executes its code.",
+)
+
+
+def _run(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The argument RUN, and how to open it."""
+    return click.argument("run", type=click.Path(path_type=Path))(_trust(_device(command)))
+
+
+def _opened(run: Path, options: dict[str, Any]) -> Any:
+    from flowvae.runs import open_run
+
+    return open_run(run, options.pop("device"), trust=options.pop("trust"))
+
+
 _data = click.option("--data", default=None, help="Other data than the run's, of the same shape.")
-_seed = click.option("--seed", type=click.IntRange(0), default=0, help="Of the draws of z.  [0]")
+_seed = click.option(
+    "--seed", type=click.IntRange(0, 2**63 - 1), default=0, help="Of the draws of z.  [0]"
+)
 
 
 # How much of everything `evaluate --full` does; defaults are those of FullSettings, which needs
@@ -133,7 +154,7 @@ FULL = {
 def _full_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for name, text in reversed(FULL.items()):
         flag = f"--{name.replace('_', '-')}"
-        kind = click.IntRange(1)
+        kind = click.IntRange(1, 10**9)
         command = click.option(flag, type=kind, default=None, help=f"With --full. {text}")(command)
     return command
 
@@ -202,13 +223,14 @@ def train(
 @_run
 @click.option(
     "--samples",
-    type=click.IntRange(1),
+    type=click.IntRange(1, 10**9),
     help="S, draws of z per datum.  [the run's evaluation_samples]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--seed", type=click.IntRange(0), default=None, help="Of the draws.  [the run's]")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**63 - 1), default=None, help="Of the draws.  [the run's]"
+)
 @_data
-@_device
 @click.option(
     "--full",
     is_flag=True,
@@ -235,7 +257,8 @@ def evaluate(run: Path, samples: int | None, as_json: bool, full: bool, **option
 
     from flowvae.api import evaluate as run_evaluation
 
-    evaluation = run_evaluation(run, samples, progress=not as_json, **options)
+    opened = _opened(run, options)
+    evaluation = run_evaluation(opened, samples, progress=not as_json, **options)
     click.echo(json.dumps(evaluation.to_dict(), indent=2) if as_json else _table(evaluation))
 
 
@@ -246,7 +269,8 @@ def _evaluate_full(
     from flowvae.evaluation import FullSettings, full_markdown, on_screen
 
     try:
-        found = evaluate_full(run, FullSettings(**given), progress=not as_json, **options)
+        opened = _opened(run, options)
+        found = evaluate_full(opened, FullSettings(**given), progress=not as_json, **options)
     except KeyboardInterrupt:
         click.echo(f"\nInterrupted. Finished parts are kept in {run / 'evaluation'}", err=True)
         raise
@@ -267,14 +291,20 @@ def _evaluate_full(
 )
 @click.option(
     "--samples",
-    type=click.IntRange(1),
+    type=click.IntRange(1, 10**9),
     help="S, importance samples per datum.  [the first run's evaluation_samples]",
 )
 @_out("The folder for compare.json, compare.md and compare.png.  [comparison/ in the first RUN]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @_device
+@_trust
 def compare(
-    runs: tuple[Path, ...], samples: int | None, out: Path | None, as_json: bool, device: str
+    runs: tuple[Path, ...],
+    samples: int | None,
+    out: Path | None,
+    as_json: bool,
+    device: str,
+    trust: bool,
 ) -> None:
     """Compare runs on the test data they share: one table, one picture.
 
@@ -285,7 +315,8 @@ def compare(
     from flowvae.evaluation import on_screen
 
     out = out or runs[0] / "comparison"
-    found = run_comparison(*runs, samples=samples, out=out, device=device, progress=not as_json)
+    opened = [_opened(run, {"device": device, "trust": trust}) for run in runs]
+    found = run_comparison(*opened, samples=samples, out=out, progress=not as_json)
     if as_json:
         click.echo(json.dumps(found.summary, indent=2))
     else:
@@ -295,31 +326,29 @@ def compare(
 
 @cli.command()
 @_run
-@click.option("--num", type=click.IntRange(1), default=64, help="How many.  [64]")
+@click.option("--num", type=click.IntRange(1, 10**9), default=64, help="How many.  [64]")
 @_out("A .png, .npz or, of a table, .csv file.  [RUN/samples.png, or as the data is]")
 @_seed
-@_device
 def sample(run: Path, num: int, out: Path | None, **options: Any) -> None:
     """Generate: decode z ~ p(z)."""
     from flowvae.api import sample as run_sample
 
-    opened, out = _picture_or_arrays(run, out, "samples", options.pop("device"))
+    opened, out = _picture_or_arrays(run, out, "samples", options)
     run_sample(opened, num, out=out, **options)
     click.echo(f"Wrote {out}")
 
 
 @cli.command()
 @_run
-@click.option("--num", type=click.IntRange(1), default=16, help="How many.  [16]")
+@click.option("--num", type=click.IntRange(1, 10**9), default=16, help="How many.  [16]")
 @_out("A .png, .npz or, of a table, .csv file.  [RUN/reconstructions.png, or as the data is]")
 @_data
 @_seed
-@_device
 def reconstruct(run: Path, num: int, out: Path | None, **options: Any) -> None:
     """Encode, flow and decode the first test data."""
     from flowvae.api import reconstruct as run_reconstruct
 
-    opened, out = _picture_or_arrays(run, out, "reconstructions", options.pop("device"))
+    opened, out = _picture_or_arrays(run, out, "reconstructions", options)
     run_reconstruct(opened, num, out=out, **options)
     click.echo(f"Wrote {out}")
 
@@ -330,25 +359,23 @@ def reconstruct(run: Path, num: int, out: Path | None, **options: Any) -> None:
 @_out("A .npz or .csv file.  [RUN/latents.npz]")
 @_data
 @_seed
-@_device
 def encode(run: Path, split: str, out: Path | None, **options: Any) -> None:
     """Write z ~ q(z|x), its log-density and the labels."""
     from flowvae.api import encode as run_encode
 
     out = out or run / "latents.npz"
-    found = run_encode(run, split, out=out, **options)
+    found = run_encode(_opened(run, options), split, out=out, **options)
     click.echo(f"Wrote {out}: {', '.join(f'{k} {v.shape}' for k, v in found.items())}")
 
 
 @cli.command()
 @_run
 @_data
-@_device
 def figures(run: Path, **options: Any) -> None:
     """Draw the pictures of a run again."""
     from flowvae.api import draw_figures
 
-    for path in draw_figures(run, **options):
+    for path in draw_figures(_opened(run, options), **options):
         click.echo(f"Wrote {path}")
 
 
@@ -377,11 +404,12 @@ def presets(name: str | None) -> None:
         click.echo(f"{each:<{width}}  {text}")
 
 
-def _picture_or_arrays(path: Path, out: Path | None, stem: str, device: str) -> tuple[Any, Path]:
+def _picture_or_arrays(
+    path: Path, out: Path | None, stem: str, options: dict[str, Any]
+) -> tuple[Any, Path]:
     from flowvae.figures.images import is_image
-    from flowvae.runs import open_run
 
-    run = open_run(path, device)
+    run = _opened(path, options)
     suffix = ".png" if is_image(run.model.data_shape) else ".npz"
     suffix = ".csv" if run.model.columns is not None else suffix
     return run, out or run.path / f"{stem}{suffix}"
@@ -408,7 +436,9 @@ def _table(evaluation: Evaluation) -> str:
     ]
     for key, name in names.items():
         value = evaluation[key]
-        lines.append(f"  {name:<36}{value.mean:>10.3f} ± {value.standard_error:.3f}")
+        lines.append(
+            f"  {name:<36}{value.mean:>10.3f}{value.shown(3).removeprefix(f'{value.mean:.3f}')}"
+        )
     if pseudo:
         lines.append(
             "Grey pixels: log p(x|z) is a pseudo-likelihood; never compare it with results on "
@@ -423,6 +453,43 @@ def _interrupt(*_: Any) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command. Exit codes: 0 done, 1 training failed, 2 bad input, 130 interrupted."""
+    out, errors = _Output(sys.stdout), _Output(sys.stderr)
+    with redirect_stdout(out), redirect_stderr(errors):  # pyright: ignore[reportArgumentType]
+        _main(arguments)
+
+
+class _Output:
+    """A stream whose reader may go away, and whose encoding may lack a character.
+
+    Neither ends a training: what nobody reads is dropped, what cannot be written is replaced.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        self._try(lambda: self._stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(self._stream.flush)
+
+    def _try(self, action: Callable[[], Any]) -> None:
+        try:
+            action()
+        except BrokenPipeError:
+            # Or Python would try again at its end.
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+
+
+def _main(arguments: list[str] | None) -> None:
     try:
         cli.main(args=arguments, prog_name="flowvae", standalone_mode=False)
     except click.exceptions.Exit as error:
@@ -437,8 +504,18 @@ def main(arguments: list[str] | None = None) -> None:
         _fail(str(error), 1)
     except OSError as error:
         _fail(f"{error.filename or 'file'}: {error.strerror or error}", 2)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_lack_of_memory(error):
+            raise
+        _fail(f"memory: there is not enough for this; {error}", 2)
+
+
+def _is_lack_of_memory(error: Exception) -> bool:
+    """PyTorch has an error of its own for a GPU's memory, and a plain one for the rest."""
+    signs = ("out of memory", "allocate memory", "overflow")
+    return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in signs)
 
 
 def _fail(message: str, code: int) -> None:
-    click.echo(f"flowvae: {' '.join(message.split())}", err=True)
+    click.echo(one_line(f"flowvae: {message}"), err=True)
     sys.exit(code)

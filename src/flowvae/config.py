@@ -6,18 +6,21 @@ Must not import torch: the command line reads this file to answer ``--help``.
 from __future__ import annotations
 
 import math
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from flowvae.errors import UserError
+from flowvae.errors import UserError, first_complaint, shown
 from flowvae.registry import LIKELIHOODS, NETWORKS, OBJECTIVES, POSTERIORS, PRIORS, Registry
 
 __all__ = ["PRESETS", "Config", "load_config", "preset", "resolve_config"]
 
-PositiveInt = Annotated[int, Field(ge=1)]
+# No use has larger ones, and memory is not asked for by a number that nobody checked.
+_MOST = 10**9
+PositiveInt = Annotated[int, Field(ge=1, le=_MOST)]
 
 
 class Config(BaseModel):
@@ -31,14 +34,18 @@ class Config(BaseModel):
         2
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False
+    )
 
     version: Literal[1] = Field(1, description="Version of this description.")
     preset: str = Field("original", description="The preset that the other values started from.")
 
     # The model
     latent_dim: PositiveInt = Field(2, description="D, the number of latent dimensions.")
-    num_flows: int = Field(3, ge=0, description="K, the number of flows; 0 is a plain Gaussian.")
+    num_flows: int = Field(
+        3, ge=0, le=100_000, description="K, the number of flows; 0 is a plain Gaussian."
+    )
     constraint: Literal["paper", "centred"] = Field(
         "paper", description="How a planar flow is kept invertible: m(a) of the paper, or centred."
     )
@@ -59,7 +66,9 @@ class Config(BaseModel):
     num_components: PositiveInt = Field(
         100, description="Of gaussian_mixture and vampprior: components, or pseudo-inputs."
     )
-    num_prior_flows: int = Field(8, ge=0, description="Of the flow prior: K, its number of flows.")
+    num_prior_flows: int = Field(
+        8, ge=0, le=100_000, description="Of the flow prior: K, its number of flows."
+    )
     sigma: str | float = Field(
         "learned",
         description="Of the gaussian likelihood: a number; learned, one for all values; or "
@@ -69,7 +78,10 @@ class Config(BaseModel):
         5, description="Of logistic_mixture: logistics per value of a datum."
     )
     num_categories: int = Field(
-        10, ge=2, description="Of the categorical likelihood: values are 0 … num_categories - 1."
+        10,
+        ge=2,
+        le=_MOST,
+        description="Of the categorical likelihood: values are 0 … num_categories - 1.",
     )
     activation: Literal["relu", "elu", "gelu", "silu", "tanh", "leaky_relu"] = Field(
         "relu", description="Of the networks' hidden layers."
@@ -142,13 +154,10 @@ class Config(BaseModel):
         "elbo", description="What is maximised, and by which estimator of its gradient."
     )
     samples: PositiveInt = Field(1, description="S, draws of z per datum in training.")
-    beta: float = Field(
-        1.0, ge=0, allow_inf_nan=False, description="Weight of the KL; 1 is the ELBO."
-    )
+    beta: float = Field(1.0, ge=0, description="Weight of the KL; 1 is the ELBO.")
     free_bits: float = Field(
         0.0,
         ge=0,
-        allow_inf_nan=False,
         description="Nats of KL per datum, mean over the batch, that are free.",
     )
     warmup: Literal["none", "kl", "tempering"] = Field(
@@ -156,9 +165,7 @@ class Config(BaseModel):
         description="What grows from warmup_start to 1: the KL's weight, or that of log p(x, z).",
     )
     warmup_start: float = Field(0.01, ge=0, le=1, description="The weight at the first step.")
-    warmup_epochs: float = Field(
-        100.0, gt=0, allow_inf_nan=False, description="Length of the warm-up in epochs."
-    )
+    warmup_epochs: float = Field(100.0, gt=0, description="Length of the warm-up in epochs.")
     warmup_steps: PositiveInt | None = Field(
         None, description="Its length in steps, instead of epochs."
     )
@@ -185,7 +192,7 @@ class Config(BaseModel):
         description="Stop after so many epochs without a better ELBO on the validation data, and "
         "keep the best model; needs validation_fraction.",
     )
-    threads: PositiveInt | None = Field(
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = Field(
         None, description="Of PyTorch on the CPU; its own choice if not given."
     )
     max_grad_norm: float | None = Field(
@@ -229,7 +236,7 @@ class Config(BaseModel):
         except ValueError:
             number = math.nan
         if not 0 < number < math.inf:
-            raise ValueError(f"expected learned, per_pixel or a number > 0, got {value!r}")
+            raise ValueError(f"expected learned, per_pixel or a number > 0, got {shown(value)}")
         return number
 
     @field_validator("device")
@@ -279,12 +286,15 @@ def resolve_config(**overrides: Any) -> Config:
         UserError: a field is unknown or its value out of range; one line that names it.
     """
     name = overrides.get("preset", "original")
-    if name not in PRESETS:
-        raise UserError(f"preset: expected one of {', '.join(PRESETS)}, got {name!r}")
+    if not isinstance(name, str) or name not in PRESETS:
+        raise UserError(f"preset: expected one of {', '.join(PRESETS)}, got {shown(name)}")
+    for field in overrides:
+        if field not in Config.model_fields:
+            raise UserError(f"{field}: no such field{_nearest(field)}")
     try:
         return Config(**{"preset": name, **PRESETS[name][1], **overrides})
     except ValidationError as error:
-        raise UserError(_one_line(error)) from None
+        raise UserError(": ".join(first_complaint(error))) from None
 
 
 def preset(name: str) -> Config:
@@ -299,19 +309,17 @@ def load_config(path: str | Path, **overrides: Any) -> Config:
         fields = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"config: cannot read {path}: {error.strerror or error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"config: {path} is not YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise UserError(f"config: {path} is nested too deeply") from None
+    except (yaml.YAMLError, ValueError) as error:  # bytes that are no text, numbers too long
+        raise UserError(f"config: {path} is not YAML: {error}") from None
     if not isinstance(fields, dict) or not all(isinstance(key, str) for key in fields):
-        raise UserError(f"config: expected fields and values in {path}, got {fields!r:.60}")
+        raise UserError(f"config: expected fields and values in {path}, got {shown(fields)}")
     return resolve_config(**{**fields, **overrides})
 
 
-def _one_line(error: ValidationError) -> str:
-    """The first complaint of pydantic as one line: field, what was wrong, what was given."""
-    first = error.errors()[0]
-    field = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        return f"{field}: no such field; expected one of {', '.join(Config.model_fields)}"
-    message = first["msg"].removeprefix("Value error, ")
-    message = message[0].lower() + message[1:]
-    return f"{field}: {message}" + ("" if "got" in message else f", got {first['input']!r}")
+def _nearest(field: str) -> str:
+    names = get_close_matches(field, Config.model_fields, 3)
+    if names:
+        return f"; did you mean {' or '.join(names)}?"
+    return "; 'flowvae train --help' shows them all"

@@ -1,14 +1,54 @@
 """Errors with a message meant for the user."""
 
-__all__ = ["TrainingError", "UserError"]
+from __future__ import annotations
+
+import reprlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+__all__ = ["TrainingError", "UserError", "first_complaint", "one_line", "shown"]
+
+_LONGEST = 600
 
 
 class UserError(ValueError):
     """Bad input: one line that names the thing, what was expected and what was got.
 
-    The command line prints it without a traceback and exits with code 2.
+    The command line prints it without a traceback and exits with code 2. What comes from a file may
+    be in the message: characters that would steer a terminal are written out.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 class TrainingError(RuntimeError):
     """Training could not go on. The command line prints it and exits with code 1."""
+
+
+def one_line(message: str) -> str:
+    """The message on one line, without control characters, of bounded length.
+
+    Examples:
+        >>> one_line("a\\tb\\n c\\x1b[2J")
+        'a b c\\\\x1b[2J'
+    """
+    text = " ".join(message.split())
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} …"
+
+
+def shown(value: Any) -> str:
+    """What was got, short however large it is."""
+    return reprlib.repr(value)
+
+
+def first_complaint(error: ValidationError) -> tuple[str, str]:
+    """Of pydantic's complaints the first: the field, and what was wrong with what was got."""
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    return field, message + ("" if "got" in message else f", got {shown(first['input'])}")

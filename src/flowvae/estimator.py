@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
 from flowvae.config import Config, resolve_config
 from flowvae.data import Column, Dataset, Split
 from flowvae.device import choose_device
-from flowvae.errors import UserError
+from flowvae.errors import UserError, first_complaint
 from flowvae.evaluation.common_noise import common_draws
 from flowvae.likelihoods import COLUMNS, REAL
 from flowvae.likelihoods.support import check_support
@@ -43,6 +44,16 @@ except ImportError as error:
 __all__ = ["FlowVAE"]
 
 _CHUNK_VALUES = 2**22  # numbers of decoded data held at once
+
+
+class _Saved(BaseModel):
+    """What :meth:`FlowVAE.save` adds to a model's file."""
+
+    parameters: dict[str, Any]
+    n_features_in: int
+    feature_names_in: list[str]
+    seed: int
+    elbo: list[float]
 
 
 class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseEstimator):
@@ -225,10 +236,7 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
         device = next(self.model_.parameters()).device
         generator = torch.Generator(device).manual_seed(seed)
         z = self.model_.prior().rsample((n_samples,), generator)
-        devices = [device] if device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):  # torch's distributions draw from it
-            torch.manual_seed(seed)
-            x = [self.model_.decode(part).sample() for part in z.split(self._rows_at_once(1))]
+        x = [self.model_.draw(part, generator) for part in z.split(self._rows_at_once(1))]
         return self._decoded(torch.cat(x))
 
     def save(self, path: str | Path) -> None:
@@ -250,23 +258,28 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
         write_model(Path(path), self.model_, self.config_, estimator=json.dumps(about))
 
     @classmethod
-    def load(cls, path: str | Path, device: str = "cpu") -> FlowVAE:
-        """Read back what :meth:`save` wrote.
+    def load(cls, path: str | Path, device: str = "cpu", *, trust: bool = False) -> FlowVAE:
+        """Read back what :meth:`save` wrote; ``trust`` is that of :func:`flowvae.load`.
 
         Raises:
             UserError: there is no such file, or it is none of :meth:`save`.
         """
-        model, config, metadata = read_model(Path(path), device)
+        model, config, metadata = read_model(Path(path), device, trust)
         if "estimator" not in metadata:
             raise UserError(f"estimator: expected a file that FlowVAE.save wrote, got {path}")
-        about = json.loads(metadata["estimator"])
-        parameters = about["parameters"]
-        found = cls(**{**parameters, "hidden_dims": tuple(parameters["hidden_dims"])})
+        try:
+            about = _Saved.model_validate_json(metadata["estimator"])
+            found = cls(**about.parameters)
+        except ValidationError as error:
+            raise UserError(f"estimator: {path}: {': '.join(first_complaint(error))}") from None
+        except TypeError as error:
+            raise UserError(f"estimator: {path}: parameters: {error}") from None
+        found.hidden_dims = config.hidden_dims
         found.model_, found.config_, found.columns_ = model, config, model.columns
-        found.n_features_in_, found._seed = about["n_features_in"], about["seed"]
-        found.elbo_ = about["elbo"]
-        if about["feature_names_in"]:
-            found.feature_names_in_ = np.array(about["feature_names_in"], object)
+        found.n_features_in_, found._seed = about.n_features_in, about.seed
+        found.elbo_ = about.elbo
+        if about.feature_names_in:
+            found.feature_names_in_ = np.array(about.feature_names_in, object)
         return found
 
     @property

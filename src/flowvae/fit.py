@@ -11,7 +11,7 @@ from flowvae.data import Dataset
 from flowvae.errors import TrainingError
 from flowvae.evaluation import evaluate_model
 from flowvae.progress import Progress
-from flowvae.runs import Run
+from flowvae.runs import MODEL_FILE, Run
 from flowvae.training import Trainer
 from flowvae.training.events import EventWriter
 from flowvae.vae import VAE
@@ -63,6 +63,8 @@ def fit(run: Run, dataset: Dataset, show: Progress, durations: dict[str, float])
         run.model.eval()
         durations["training"] = time.perf_counter() - start
     best.restore(run.model)
+    if not (run.path / MODEL_FILE).exists():  # no epoch had a better ELBO than none: all were NaN
+        run.save_model()
 
 
 class _Best:
@@ -73,7 +75,7 @@ class _Best:
         self._weights: dict[str, torch.Tensor] = {}
 
     def improves(self, elbo: float, model: VAE) -> bool:
-        if elbo <= self.elbo:
+        if not elbo > self.elbo:  # NaN is not better than anything
             self.waited += 1
             return False
         self.elbo, self.waited = elbo, 0

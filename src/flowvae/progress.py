@@ -13,7 +13,6 @@ from rich.console import Console
 
 from flowvae.config import Config
 from flowvae.data import Dataset
-from flowvae.likelihoods.support import is_pseudo_likelihood
 from flowvae.training import RunningMeans
 
 __all__ = ["Progress", "elbo_name"]
@@ -32,18 +31,23 @@ class Progress:
 
     Args:
         config, dataset, folder: the run, for the heading and the totals.
+        pseudo: whether its ELBO is of a pseudo-likelihood.
         enabled: show anything at all.
     """
 
     def __init__(
-        self, config: Config, dataset: Dataset, folder: Path, enabled: bool = True
+        self,
+        config: Config,
+        dataset: Dataset,
+        folder: Path,
+        pseudo: bool,
+        enabled: bool = True,
     ) -> None:
         self._console = Console(stderr=True, quiet=not enabled, highlight=False)
         self._live = enabled and (self._console.is_terminal or self._console.is_jupyter)
         self._wide = self._console.width >= 130
         self._epochs = config.epochs
         self._steps = -(-len(dataset.train) // config.batch_size)
-        pseudo = is_pseudo_likelihood(config, dataset)
         self._elbo = elbo_name(pseudo)
         grey = "; grey pixels: every figure is a pseudo-likelihood"
         self._heading = (

@@ -44,9 +44,18 @@ class Registry(Mapping[str, Any]):
             entry = self._entries[name] = getattr(import_module(module), attribute)
             return entry
         try:
-            return getattr(import_module(module), attribute)
+            found = getattr(import_module(module), attribute)
         except (ImportError, AttributeError) as error:
             raise UserError(f"{self.kind}: cannot import {name}: {error}") from None
+        needed = _NEEDED.get(self.kind, ("from_config",))
+        if not isinstance(found, type) or not all(
+            callable(getattr(found, each, None)) for each in needed
+        ):
+            raise UserError(
+                f"{self.kind}: expected a class with {' and '.join(needed)}, as {self.kind}s have, "
+                f"got {name}"
+            )
+        return found
 
     def __contains__(self, name: object) -> bool:
         return name in self._entries or (isinstance(name, str) and is_path(name))
@@ -57,9 +66,17 @@ class Registry(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self._entries)
 
+    def module_of(self, name: str) -> str | None:
+        """The module that would be imported for a ``"module:Class"``; none for a name."""
+        return None if name in self._entries else name.partition(":")[0]
+
     def register(self, name: str, entry: Any) -> None:
         """Add a family: a class, or the ``"module:Class"`` to import it from when needed."""
         self._entries[name] = entry
+
+
+# What a class of each kind is made by, where it is not from_config.
+_NEEDED = {"network": ("encoder", "decoder")}
 
 
 def is_path(name: str) -> bool:

@@ -9,26 +9,28 @@ import sys
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import BaseModel, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from flowvae.config import Config, resolve_config
+from flowvae.config import FAMILIES, Config, resolve_config
 from flowvae.data import Dataset
-from flowvae.data.columns import columns_from_json, columns_to_json
+from flowvae.data.columns import Column, columns_from_json, columns_to_json, encoded_width
 from flowvae.data.load import load_configured
 from flowvae.device import choose_device
-from flowvae.errors import UserError
+from flowvae.errors import UserError, first_complaint, shown
 from flowvae.evaluation import Evaluation
 from flowvae.files import write_bytes, write_csv, write_json, write_text
-from flowvae.likelihoods.support import is_pseudo_likelihood
+from flowvae.likelihoods import Measure, measure_of
 from flowvae.vae import VAE, build_vae
 
-__all__ = ["Run", "load", "open_run", "read_model", "write_model"]
+__all__ = ["MODEL_FILE", "Run", "load", "open_run", "read_model", "write_model"]
 
-_MODEL = "model.safetensors"
+MODEL_FILE = "model.safetensors"
 
 
 class Run:
@@ -71,9 +73,14 @@ class Run:
         return self._dataset
 
     @property
+    def measure(self) -> Measure:
+        """What exp log p(x) is on this data: only figures of one kind can be compared."""
+        return measure_of(self.model.likelihood, not self.dataset.pseudo_likelihood)
+
+    @property
     def pseudo_likelihood(self) -> bool:
-        """Whether log p(x|z) is no density: grey pixels under a Bernoulli likelihood."""
-        return is_pseudo_likelihood(self.config, self.dataset)
+        """Whether it is a pseudo-likelihood: grey pixels under a Bernoulli likelihood."""
+        return self.measure == "pseudo-likelihood"
 
     @property
     def figures(self) -> Path:
@@ -99,7 +106,7 @@ class Run:
 
     def save_model(self) -> None:
         """Write weights, with what is needed to use them: one file is enough."""
-        write_model(self.path / _MODEL, self.model, self.config)
+        write_model(self.path / MODEL_FILE, self.model, self.config)
 
     def save_metrics(self, rows: list[dict[str, float]]) -> None:
         values = [[_short(value) for value in row.values()] for row in rows]
@@ -131,32 +138,41 @@ class Run:
         write_json(self.path / "environment.json", {**found, **facts})
 
 
-def load(path: str | Path, device: str | torch.device = "cpu") -> VAE:
-    """Give back the model of a run.
+def load(path: str | Path, device: str | torch.device = "cpu", *, trust: bool = False) -> VAE:
+    """Give back the model of a run. Opening a run executes nothing that the run says.
 
     Args:
         path: a run folder, or its ``model.safetensors`` alone.
         device: where to put it; ``"auto"`` is the best there is.
+        trust: import the module of a family that is ``module:Class``, which executes its code.
 
     Returns:
         The model in evaluation mode.
 
     Raises:
-        UserError: no run is there, or its model file is corrupt.
+        UserError: no run is there, its model file is corrupt, or it names a class outside
+            flowvae and is not trusted.
     """
-    return read_model(Path(path), device)[0]
+    return read_model(Path(path), device, trust)[0]
 
 
-def open_run(path: str | Path, device: str | torch.device = "auto", data: str | None = None) -> Run:
+def open_run(
+    path: str | Path,
+    device: str | torch.device = "auto",
+    data: str | None = None,
+    *,
+    trust: bool = False,
+) -> Run:
     """Open a run folder: model, configuration and, when asked for, data.
 
     Args:
         path: the run folder.
         device: where to put the model.
         data: use this data instead of what the run was trained on.
+        trust: see :func:`load`.
     """
     path = Path(path)
-    model, config, _ = read_model(path, device)
+    model, config, _ = read_model(path, device, trust)
     if data is not None:
         config = config.model_copy(update={"data": data})
     return Run(path if path.is_dir() else path.parent, config, model)
@@ -193,25 +209,105 @@ def write_model(file: Path, model: VAE, config: Config, **more: str) -> None:
     write_bytes(file, save(weights, metadata={"flowvae": json.dumps(about), **more}))
 
 
-def read_model(path: Path, device: str | torch.device) -> tuple[VAE, Config, dict[str, str]]:
+def read_model(
+    path: Path, device: str | torch.device, trust: bool = False
+) -> tuple[VAE, Config, dict[str, str]]:
     """The inverse of :func:`write_model`, from its file or a run's folder: with the header."""
-    file = path / _MODEL if path.is_dir() else path
-    if not file.exists():
-        raise UserError(f"run: expected a run folder with {_MODEL}, got {path}")
+    file = path / MODEL_FILE if path.is_dir() else path
+    if not file.is_file():
+        raise UserError(f"run: expected a run folder with {MODEL_FILE}, got {path}")
     target = choose_device(device) if isinstance(device, str) else device
     try:
         with safe_open(file, framework="pt", device="cpu") as opened:
+            names = set(opened.keys())
             header = opened.metadata() or {}
-            about = json.loads(header["flowvae"])
-            weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        config = resolve_config(**about["config"])
-        columns = columns_from_json(about.get("columns"))  # not in the files of version 0.1
-        model = build_vae(config, about["data_shape"], columns=columns)
-        model.load_state_dict(weights)
-    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
+            config, data_shape, columns = _read_header(file, header)
+            if not _imports_something(file, config, trust):
+                shapes = {name: tuple(opened.get_slice(name).get_shape()) for name in names}
+                _check_shapes(shapes, config, data_shape, columns)
+            model = build_vae(config, data_shape, columns=columns)
+            model.load_state_dict({name: opened.get_tensor(name) for name in names})
+    except UserError:
+        raise
+    except ValidationError as error:
+        reason = ": ".join(part for part in first_complaint(error) if part)
         raise UserError(f"run: {file} is no model of flowvae's, or corrupt: {reason}") from None
+    except (SafetensorError, OSError, ValueError, TypeError, RuntimeError) as error:
+        raise UserError(f"run: {file} is no model of flowvae's, or corrupt: {error}") from None
     return model.to(target).eval(), config, header
+
+
+class _Header(BaseModel):
+    """What :func:`write_model` writes beside the weights."""
+
+    config: dict[str, Any]
+    data_shape: tuple[Annotated[int, Field(ge=1, le=2**31)], ...] = Field(min_length=1)
+    columns: Any = None  # not in the files of version 0.1
+
+
+def _read_header(
+    file: Path, header: dict[str, str]
+) -> tuple[Config, tuple[int, ...], tuple[Column, ...] | None]:
+    if "flowvae" not in header:
+        raise ValueError("its header has no entry 'flowvae'")
+    about = _Header.model_validate_json(header["flowvae"])
+    columns = columns_from_json(about.columns)
+    if columns is not None and about.data_shape != (encoded_width(columns),):
+        raise ValueError(
+            f"data_shape: expected the width of its columns, {encoded_width(columns)}, "
+            f"got {shown(about.data_shape)}"
+        )
+    try:
+        return resolve_config(**about.config), about.data_shape, columns
+    except UserError as error:
+        raise UserError(f"run: {file}: {error}") from None
+
+
+def _imports_something(file: Path, config: Config, trust: bool) -> bool:
+    """Whether a part is a class outside flowvae; refused unless the caller trusts the file."""
+    for kind, registry in FAMILIES.items():
+        name = getattr(config, kind)
+        if (module := registry.module_of(name)) is None:
+            continue
+        if not trust:
+            raise UserError(
+                f"{kind}: {file} wants {name}, so the module {module} would be imported and its "
+                "code executed; if you trust this file, say --trust, or trust=True in Python"
+            )
+        return True
+    return False
+
+
+def _check_shapes(
+    found: dict[str, tuple[int, ...]],
+    config: Config,
+    data_shape: tuple[int, ...],
+    columns: tuple[Column, ...] | None,
+) -> None:
+    """See that the file holds the weights of this model before memory is taken for it."""
+    most, count = len(found), 0
+
+    def counted(*_: Any) -> None:
+        nonlocal count
+        count += 1
+        if count > most:
+            raise ValueError(f"the configuration has more weights than the {most} in the file")
+
+    hook = register_module_parameter_registration_hook(counted)
+    try:
+        with torch.device("meta"):
+            model = build_vae(config, data_shape, columns=columns)
+    except NotImplementedError:
+        return  # zuko's splines cannot be built without numbers; the file is compared on loading
+    finally:
+        hook.remove()
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    for name in sorted({*expected, *found}):
+        if expected.get(name) != found.get(name):
+            raise ValueError(
+                f"weight {shown(name)}: expected shape {expected.get(name, 'none')}, "
+                f"got {found.get(name, 'none')}"
+            )
 
 
 def _short(value: float) -> str:

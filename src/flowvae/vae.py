@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from flowvae.distributions import FlowSample, LatentDistribution
+from flowvae.likelihoods import ValueDistribution
 from flowvae.precision import at_least_float32, products_in
 from flowvae.registry import LIKELIHOODS, NETWORKS, POSTERIORS, PRIORS
 
@@ -182,6 +183,26 @@ class VAE(nn.Module):
     def sample(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, "n P"]:
         """Generate: the means of p(x|z) at n draws z ~ p(z), (n, P)."""
         return self.decode(self.prior().rsample((n,), generator)).mean
+
+    @torch.no_grad()
+    def draw(
+        self, z: Float[Tensor, "*batch D"], generator: torch.Generator | None = None
+    ) -> Float[Tensor, "*batch P"]:
+        """One draw x ~ p(x|z) at each z (..., D).
+
+        ``generator`` may be the one that z came from: x is drawn from what follows in its stream.
+        A likelihood that draws from torch's global random state gets a seed from the generator, and
+        the state is left as it was.
+        """
+        p = self.decode(z)
+        if isinstance(p, ValueDistribution):
+            return p.sample(generator=generator)
+        if generator is None:
+            return p.sample()
+        seed = torch.randint(2**63 - 1, (), generator=generator, device=generator.device)
+        with torch.random.fork_rng(devices=[z.device] if z.device.type == "cuda" else []):
+            torch.manual_seed(int(seed))
+            return p.sample()
 
     def reconstruct(
         self, x: Tensor, generator: torch.Generator | None = None

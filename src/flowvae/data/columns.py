@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from pydantic import TypeAdapter
+
 __all__ = ["Column", "columns_from_json", "columns_to_json", "encoded_slices", "encoded_width"]
 
 
@@ -82,8 +84,10 @@ def columns_to_json(columns: Sequence[Column] | None) -> list[dict[str, Any]] | 
     return None if columns is None else [asdict(column) for column in columns]
 
 
-def columns_from_json(fields: Sequence[dict[str, Any]] | None) -> tuple[Column, ...] | None:
-    """The inverse of :func:`columns_to_json`."""
-    if fields is None:
-        return None
-    return tuple(Column(**{**each, "categories": tuple(each["categories"])}) for each in fields)
+def columns_from_json(fields: Any) -> tuple[Column, ...] | None:
+    """The inverse of :func:`columns_to_json`.
+
+    Raises:
+        ValidationError: pydantic's, where the fields are not those of columns.
+    """
+    return TypeAdapter(tuple[Column, ...] | None).validate_python(fields)

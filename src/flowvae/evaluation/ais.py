@@ -167,10 +167,7 @@ def bdmc(
     generator = torch.Generator(device).manual_seed(seed)
     with torch.no_grad():
         z = model.prior().rsample((count,), generator)
-        # torch's own distributions draw from the global state: it is left as it was.
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(seed)
-            x = model.decode(z).sample()
+        x = model.draw(z, generator)
     lower, upper = [], []
     at_once = _batch(x, chains)
     for part, exact in zip(x.split(at_once), z.split(at_once), strict=True):

@@ -10,7 +10,7 @@ from flowvae.errors import UserError
 from flowvae.evaluation.importance import reliable_pareto_k, share_above
 from flowvae.evaluation.markdown import PSEUDO, plus_minus, share, table
 from flowvae.evaluation.parts import Arrays, data_digest
-from flowvae.evaluation.summary import bits_per_dim, is_pseudo_likelihood, pair
+from flowvae.evaluation.summary import bits_per_dim, pair
 
 if TYPE_CHECKING:
     from flowvae.runs import Run
@@ -107,18 +107,11 @@ def check_comparable(runs: Sequence[Run]) -> None:
                 f"{a.name} (seeds {run.config.seed} and {first.config.seed}); their figures "
                 "cannot be compared"
             )
-        kinds = [_kind(each) for each in (first, run)]
-        if kinds[0] != kinds[1]:
+        if first.measure != run.measure:
             raise UserError(
-                f"compare: log p(x) is {kinds[1]} in {run.path} and {kinds[0]} in {first.path}; "
-                "their figures cannot be compared"
+                f"compare: log p(x) is a {run.measure} in {run.path} and a {first.measure} in "
+                f"{first.path}; their figures cannot be compared"
             )
-
-
-def _kind(run: Run) -> str:
-    if is_pseudo_likelihood(run.model, run.dataset):
-        return "a pseudo-likelihood"
-    return "a density" if bits_per_dim(run.model, run.dataset)[0] is None else "a probability"
 
 
 def compare_values(runs: Sequence[Run], values: Sequence[Arrays], samples: int) -> Comparison:
@@ -151,7 +144,8 @@ def compare_values(runs: Sequence[Run], values: Sequence[Arrays], samples: int) 
         "data": dataset.name,
         "binarization": dataset.binarization,
         "split": "test",
-        "pseudo_likelihood": is_pseudo_likelihood(runs[0].model, dataset),
+        "measure": runs[0].measure,
+        "pseudo_likelihood": runs[0].pseudo_likelihood,
         "unit": "nats per datum, mean and standard error over the data",
         "samples": samples,
         "count": len(values[0]["elbo"]),

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from flowvae.data import Split
+from flowvae.likelihoods import measure_of
 from flowvae.vae import VAE
 
 
@@ -24,20 +25,26 @@ __all__ = ["Estimate", "Evaluation", "encode_split", "evaluate_model", "per_datu
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over data and its standard error, in nats per datum."""
+    """A mean over data and its standard error, in nats per datum; one datum has no error."""
 
     mean: float
-    standard_error: float
+    standard_error: float | None
 
     @classmethod
     def of(cls, values: Tensor) -> Estimate:
         """Mean and standard error (sample deviation / √N) of one value per datum."""
         values = values.double()
-        error = values.std().item() / math.sqrt(len(values)) if len(values) > 1 else math.inf
+        error = values.std().item() / math.sqrt(len(values)) if len(values) > 1 else None
         return cls(values.mean().item(), error)
 
     def __str__(self) -> str:
-        return f"{self.mean:.2f} ± {self.standard_error:.2f}"
+        return self.shown(2)
+
+    def shown(self, digits: int) -> str:
+        """As text; says where there is no error to state."""
+        error = self.standard_error
+        error = "no standard error: one datum" if error is None else f"± {error:.{digits}f}"
+        return f"{self.mean:.{digits}f} {error}"
 
 
 @dataclass(frozen=True)
@@ -172,8 +179,8 @@ def evaluate_model(
     finally:
         model.train(training)
     if pseudo_likelihood is None:
-        on_grey = getattr(model.likelihood, "pseudo_on_grey", False)
-        pseudo_likelihood = bool(on_grey) and not split.is_binary()
+        measure = measure_of(model.likelihood, split.is_binary())
+        pseudo_likelihood = measure == "pseudo-likelihood"
     return Evaluation(
         terms={name: Estimate.of(value) for name, value in values.items()},
         samples=samples,

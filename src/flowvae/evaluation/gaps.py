@@ -55,37 +55,11 @@ def fit_posterior(
     if steps < 1 or samples < 1:
         raise ValueError(f"steps, samples: expected at least 1, got {steps} and {samples}")
     x = model.flatten(x)
-    with torch.no_grad():
-        features = model.encoder(x).clone()
-    features.requires_grad_()
-    free = [features]
-    hook = None
-    linear = getattr(model.posterior_head, "heads", None)
-    if isinstance(linear, nn.Linear):
-        free.append(features.new_zeros(len(x), linear.out_features, requires_grad=True))
-        hook = linear.register_forward_hook(lambda *call: call[-1] + free[1])
-    try:
-        _fit(model, x, free, steps, samples, learning_rate, generator)
-        with torch.no_grad():
-            return model.posterior_head(features.detach())
-    finally:
-        if hook is not None:
-            hook.remove()
-
-
-def _fit(
-    model: VAE,
-    x: Tensor,
-    free: list[Tensor],
-    steps: int,
-    samples: int,
-    learning_rate: float,
-    generator: torch.Generator | None,
-) -> None:
-    optimizer = torch.optim.Adam(free, lr=learning_rate)
+    optimum = _Free(model, x)
+    optimizer = torch.optim.Adam(optimum.parameters, lr=learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
-        q = model.posterior_head(free[0])
+        q = optimum.posterior()
         sample = q.rsample_terms((samples,), generator)
         try:
             log_q = q.detached().log_prob(sample.z)
@@ -93,11 +67,38 @@ def _fit(
             log_q = sample.log_base - sample.ladj
         log_joint = model.decode(sample.z).log_prob(x) + model.prior().log_prob(sample.z)
         # A sum over data: each datum's step is its own.
-        gradients = torch.autograd.grad((log_q - log_joint).mean(0).sum(), free)
-        for parameter, gradient in zip(free, gradients, strict=True):
+        loss = (log_q - log_joint).mean(0).sum()
+        gradients = torch.autograd.grad(loss, optimum.parameters)
+        for parameter, gradient in zip(optimum.parameters, gradients, strict=True):
             parameter.grad = gradient
         optimizer.step()
         schedule.step()
+    with torch.no_grad():
+        return optimum.posterior()
+
+
+class _Free:
+    """What is fitted for each datum: the features, and an offset of what ``heads`` writes."""
+
+    def __init__(self, model: VAE, x: Tensor) -> None:
+        self.head = model.posterior_head
+        with torch.no_grad():
+            features = model.encoder(x).clone()
+        self.parameters = [features.requires_grad_()]
+        self.linear = getattr(self.head, "heads", None)
+        if isinstance(self.linear, nn.Linear):
+            offset = features.new_zeros(len(x), self.linear.out_features, requires_grad=True)
+            self.parameters.append(offset)
+
+    def posterior(self) -> LatentDistribution:
+        if not isinstance(self.linear, nn.Linear):
+            return self.head(self.parameters[0])
+        # For this call alone: a prior may be made of the same head, on inputs of its own.
+        hook = self.linear.register_forward_hook(lambda *call: call[-1] + self.parameters[1])
+        try:
+            return self.head(self.parameters[0])
+        finally:
+            hook.remove()
 
 
 def inference_gaps(
@@ -115,9 +116,9 @@ def inference_gaps(
     Args:
         model: the model, in evaluation mode.
         x: the data, (B, P).
-        log_prob: log p(x), if it is known better than by sampling; else the larger of two
-            importance-weighted bounds, with q and with q* as proposals.
-        samples: draws of z for each ELBO and bound.
+        log_prob: log p(x), if it is known better than by sampling; else it is estimated by draws
+            of q and q* together.
+        samples: draws of z for each ELBO, and of each q for log p(x).
         steps: of the fit.
         generator: of the draws.
         advance: called with the number of data done since the last call.
@@ -125,7 +126,8 @@ def inference_gaps(
     Returns:
         name -> (B,), float64, on the CPU, in nats: ``elbo``, ``fitted_elbo``, ``log_prob``,
         ``approximation_gap``, ``amortization_gap``, and the Monte Carlo errors ``elbo_error``,
-        ``fitted_elbo_error``. Where the fit did not better the encoder's q, q* is q.
+        ``fitted_elbo_error``, ``log_prob_error``. Where the fit did not better the encoder's q,
+        q* is q.
 
     Examples:
         >>> import torch, flowvae
@@ -144,8 +146,9 @@ def inference_gaps(
         parts.append(_compare(model, part, fitted, samples, generator))
         advance(len(part))
     found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    bound = found.pop("bound")
-    found["log_prob"] = bound if log_prob is None else log_prob.cpu().double()
+    if log_prob is not None:
+        found["log_prob"] = log_prob.cpu().double()
+        found["log_prob_error"] = torch.zeros_like(found["log_prob"])
     found["approximation_gap"] = found["log_prob"] - found["fitted_elbo"]
     found["amortization_gap"] = found["fitted_elbo"] - found["elbo"]
     return found
@@ -166,14 +169,42 @@ def _compare(
     )
     by_q = _weights(model, x, q, samples, generator)
     by_fitted = torch.where(better, _weights(model, x, fitted, samples, generator), by_q)
-    bounds = [w.logsumexp(0) - math.log(samples) for w in (by_q, by_fitted)]
+    log_prob, error = _log_prob(model, x, q, fitted, samples, generator)
     return {
         "elbo": by_q.mean(0),
         "elbo_error": by_q.std(0) / math.sqrt(samples),
         "fitted_elbo": by_fitted.mean(0),
         "fitted_elbo_error": by_fitted.std(0) / math.sqrt(samples),
-        "bound": torch.maximum(*bounds),
+        "log_prob": log_prob,
+        "log_prob_error": error,
     }
+
+
+def _log_prob(
+    model: VAE,
+    x: Tensor,
+    q: LatentDistribution,
+    fitted: LatentDistribution,
+    samples: int,
+    generator: torch.Generator | None,
+) -> tuple[Tensor, Tensor]:
+    """log p(x) by S draws of each q, weighted as draws of ½ q + ½ q*, and its Monte Carlo error.
+
+    One unbiased estimate of p(x), where the larger of two would be biased upwards. Where q has no
+    density at given z, by the draws of q* alone.
+
+    Source: "Optimally Combining Sampling Techniques for Monte Carlo Rendering" (Veach and Guibas
+    1995), the balance heuristic.
+    """
+    proposals = (q, fitted)
+    try:
+        sets = [_weights(model, x, p, samples, generator, proposals) for p in proposals]
+    except NotImplementedError:
+        sets = [_weights(model, x, fitted, samples, generator)]
+    weights = torch.cat(sets)
+    log_prob = weights.logsumexp(0) - math.log(len(weights))
+    variances = [(w - log_prob).exp().var(0) / samples for w in sets]
+    return log_prob, torch.stack(variances).mean(0).div(len(sets)).sqrt()
 
 
 def _weights(
@@ -182,13 +213,21 @@ def _weights(
     q: LatentDistribution,
     samples: int,
     generator: torch.Generator | None,
+    mixture: tuple[LatentDistribution, ...] = (),
 ) -> Tensor:
-    """Log-weights (S, B), float64, on the CPU."""
+    """Log-weights (S, B) of draws of q, float64, on the CPU: log p(x, z) less log q, or less the
+    log-density of a mixture in equal parts.
+    """
     elements = _DECODED_AT_ONCE.get(x.device.type, _DECODED_AT_ONCE_ELSEWHERE)
     at_once = max(1, elements // x.numel())
     parts = []
     for start in range(0, samples, at_once):
         n = min(at_once, samples - start)
-        terms = model.terms_at(x, q.rsample_terms((n,), generator))
-        parts.append(terms.log_weight.cpu().double())
+        sample = q.rsample_terms((n,), generator)
+        log_weight = model.terms_at(x, sample).log_weight
+        if mixture:
+            log_q = sample.log_base - sample.ladj
+            each = [log_q if p is q else p.log_prob(sample.z) for p in mixture]
+            log_weight = log_weight + log_q - torch.stack(each).logsumexp(0) + math.log(len(each))
+        parts.append(log_weight.cpu().double())
     return torch.cat(parts)

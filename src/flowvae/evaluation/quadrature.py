@@ -239,6 +239,7 @@ def _refine(
     result = torch.full((4, B), math.nan, dtype=torch.float64)  # log ∫ f, difference, mean, points
     result[3] = 0
     kept: list[tuple[Tensor, Tensor, float]] = [(cells[:0], seen[0, :0], 0.0)] * (B if keep else 0)
+    pending = torch.ones(B, dtype=torch.bool)
     corners = torch.cartesian_prod(*[torch.arange(2, device=cells.device)] * D).reshape(-1, D)
     while len(index):
         grid = grid.halved()
@@ -253,6 +254,8 @@ def _refine(
         result[3] += count.cpu()
         done = (differs < tolerance) & (spread.cpu() >= _RESOLVED) & (count.cpu() > 0)
         done |= (count.cpu() > _MOST_CELLS) | (grid.count >= _FINEST)
+        done &= pending  # what was finished before has no cells any more, so no numbers
+        pending &= ~done
         differs = differs.nan_to_num(math.inf)  # there was no level before
         result[:3, done] = torch.stack([now[0], differs, now[1]])[:, done]
         for b in done.nonzero().flatten().tolist() if keep else ():

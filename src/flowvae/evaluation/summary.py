@@ -6,31 +6,26 @@ import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from flowvae.data import Dataset
 from flowvae.evaluation.estimates import Estimate
 from flowvae.evaluation.importance import reliable_pareto_k, share_above
 from flowvae.evaluation.parts import Arrays
+from flowvae.likelihoods import measure_of
 from flowvae.vae import VAE
 
 if TYPE_CHECKING:
     from flowvae.evaluation.full import FullSettings
 
-__all__ = ["bits_per_dim", "is_pseudo_likelihood", "pair", "summarise"]
-
-
-def is_pseudo_likelihood(model: VAE, dataset: Dataset) -> bool:
-    """Whether log p(x|z) is no density on this data: grey pixels under a Bernoulli likelihood."""
-    return getattr(model.likelihood, "pseudo_on_grey", True) and dataset.pseudo_likelihood
+__all__ = ["bits_per_dim", "pair", "summarise"]
 
 
 def bits_per_dim(model: VAE, dataset: Dataset) -> tuple[float | None, str]:
     """What to multiply nats by for bits per dimension, and why that is meaningful or not.
 
-    -1 / (P ln 2) where x takes countably many values, so that log p(x) is a probability's: binary
-    pixels under a Bernoulli likelihood, 8-bit pixels under a likelihood of 8-bit values.
+    -1 / (P ln 2) where exp log p(x) is a probability: binary pixels under a Bernoulli likelihood,
+    8-bit pixels under a likelihood of 8-bit values, counts, categories.
 
     Examples:
         >>> import flowvae
@@ -41,24 +36,20 @@ def bits_per_dim(model: VAE, dataset: Dataset) -> tuple[float | None, str]:
         >>> bits_per_dim(model, load_dataset("mnist", "threshold"))[1]
         'binary pixels'
     """
-    factor = -1 / (model.data_dim * math.log(2))
-    if is_pseudo_likelihood(model, dataset):
+    measure = measure_of(model.likelihood, not dataset.pseudo_likelihood)
+    if measure == "pseudo-likelihood":
         return None, "grey pixels: a pseudo-likelihood has no bits"
-    if getattr(getattr(model.likelihood, "support", None), "name", None) == "eight_bit":
-        return factor, "8-bit values"
-    if type(model.likelihood).__name__ == "Bernoulli":
-        return factor, "binary pixels"
-    return None, "log p(x) is a density, whose bits depend on the data's unit"
+    if measure != "probability":
+        return None, f"log p(x) is a {measure}, whose bits depend on the data's unit"
+    support = model.likelihood.support
+    counted = {"unit_interval": "binary pixels", "eight_bit": "8-bit values"}
+    factor = -1 / (model.data_dim * math.log(2))
+    return factor, counted.get(support.name, support.name)  # pyright: ignore
 
 
 def pair(values: Tensor) -> dict[str, float | None]:
     """Mean and standard error over the data; none where there is one datum."""
-    estimate = Estimate.of(values)
-    error = estimate.standard_error
-    return {
-        "mean": estimate.mean,
-        "standard_error": error if math.isfinite(error) else None,
-    }
+    return asdict(Estimate.of(values))
 
 
 def _root_mean(errors: Tensor) -> float | None:
@@ -77,6 +68,7 @@ def summarise(
 ) -> dict[str, Any]:
     sampled = found["importance"]
     factor, reason = bits_per_dim(model, dataset)
+    measure = measure_of(model.likelihood, not dataset.pseudo_likelihood)
     limit = reliable_pareto_k(settings.samples)
     tail = sampled["pareto_k"]
     terms = ("elbo", "log_likelihood", "kl", "log_prior", "log_base", "ladj", "iw_bound")
@@ -84,7 +76,8 @@ def summarise(
         "data": dataset.name,
         "binarization": dataset.binarization,
         "split": "test",
-        "pseudo_likelihood": is_pseudo_likelihood(model, dataset),
+        "measure": measure,
+        "pseudo_likelihood": measure == "pseudo-likelihood",
         "unit": "nats per datum, mean and standard error over the data",
         "bits_per_dim": {"factor": factor, "because": reason},
         "settings": asdict(settings),
@@ -162,22 +155,25 @@ def _checks(found: dict[str, Arrays]) -> dict[str, Any]:
 
 
 def _gaps(found: dict[str, Arrays]) -> dict[str, Any]:
-    """The split of the gap, with the best log p(x) there is for each datum."""
+    """The split of the gap. log p(x) is the first method's that has the datum.
+
+    Never the largest of several: the largest of noisy bounds lies above the truth.
+    """
     gaps = found["gaps"]
     n = len(gaps["elbo"])
-    best, by = gaps["log_prob"].clone(), "importance sampling, the best of all proposals"
-    for sampled in (found["importance"]["iw_bound"], found.get("mixture", {}).get("bound")):
-        if sampled is not None:
-            m = min(n, len(sampled))
-            best[:m] = torch.maximum(best[:m], sampled[:m])
-    if "quadrature" in found:
-        exact = found["quadrature"]["log_prob"][:n]
-        best[: len(exact)] = exact
-        by = "quadrature" if len(exact) == n else f"quadrature for {len(exact)}, else {by}"
+    best, error = gaps["log_prob"].clone(), gaps["log_prob_error"].clone()
+    by = "importance sampling from q and the fitted q"
+    for part, name in (("mixture", "importance sampling beyond q"), ("quadrature", "quadrature")):
+        if part not in found:
+            continue
+        values = found[part]["bound" if part == "mixture" else "log_prob"][:n]
+        best[: len(values)], error[: len(values)] = values, found[part]["error"][:n]
+        by = name if len(values) == n else f"{name} for {len(values)}, else {by}"
     return {
         "count": n,
         "log_prob_by": by,
         "log_prob": pair(best),
+        "log_prob_monte_carlo_error": _root_mean(error),
         "elbo": pair(gaps["elbo"]),
         "inference_gap": pair(best - gaps["elbo"]),
         "approximation_gap": pair(best - gaps["fitted_elbo"]),

@@ -1,5 +1,17 @@
 """Pictures of a run. Every function gives a matplotlib ``Figure``; :func:`save_all` writes PNGs."""
 
+import os
+
+try:
+    import matplotlib
+except ValueError:
+    # It refuses a display of a name it does not know, though no display is needed.
+    _name = os.environ.pop("MPLBACKEND", "")
+    try:
+        import matplotlib  # noqa: F401
+    finally:
+        os.environ["MPLBACKEND"] = _name
+
 from flowvae.figures.curves import learning_curves
 from flowvae.figures.evaluation import comparison_figure, evaluation_figure
 from flowvae.figures.gallery import save_all

@@ -8,8 +8,10 @@ from flowvae.likelihoods.base import (
     REAL,
     UNIT_INTERVAL,
     Likelihood,
+    Measure,
     Support,
     ValueDistribution,
+    measure_of,
 )
 from flowvae.likelihoods.bernoulli import Bernoulli, ContinuousBernoulli
 from flowvae.likelihoods.columns import MixedColumns
@@ -31,9 +33,11 @@ __all__ = [
     "DiscretizedLogisticMixture",
     "Gaussian",
     "Likelihood",
+    "Measure",
     "MixedColumns",
     "NegativeBinomial",
     "Poisson",
     "Support",
     "ValueDistribution",
+    "measure_of",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +23,10 @@ __all__ = [
     "REAL",
     "UNIT_INTERVAL",
     "Likelihood",
+    "Measure",
     "Support",
     "ValueDistribution",
+    "measure_of",
 ]
 
 
@@ -86,6 +88,10 @@ REAL = Support("real", "numbers", _real)
 COLUMNS = Support("columns", "a table with named columns", _columns)
 
 
+# What log p(x) is the logarithm of; only figures of one kind can be compared.
+Measure = Literal["density", "probability", "density and probability", "pseudo-likelihood"]
+
+
 class Likelihood(nn.Module):
     """Decoder output (..., num_outputs(P)) -> a distribution over x, batch (...), event (P,).
 
@@ -94,8 +100,7 @@ class Likelihood(nn.Module):
 
     support: Support
     outputs_per_dim = 1
-    # Whether grey data in (0, 1), which it accepts, has no density under it.
-    pseudo_on_grey = False
+    measured: Measure = "density"
     # What the encoder sees instead of x, elementwise; none is x itself.
     encoder_input: Callable[[Tensor], Tensor] | None = None
 
@@ -104,6 +109,11 @@ class Likelihood(nn.Module):
         """From the settings, and the columns where data is a table."""
         del config, columns
         return cls()
+
+    def measure(self, binary: bool) -> Measure:
+        """What exp log p(x|z) is, on data of which every value is 0 or 1, or on other data."""
+        del binary
+        return self.measured
 
     def num_outputs(self, data_dim: int) -> int:
         """The numbers the decoder writes for a datum of P values."""
@@ -116,6 +126,19 @@ class Likelihood(nn.Module):
         """
         del mean
         return None
+
+
+def measure_of(likelihood: nn.Module, binary: bool) -> Measure:
+    """What exp log p(x|z) is: the one place that says so. Unless a likelihood says, a density.
+
+    A density has a unit: it changes with the scale of x, and has no bits. On grey pixels a
+    Bernoulli likelihood is neither density nor probability.
+
+    Args:
+        likelihood: of a model.
+        binary: whether every value of the data is 0 or 1.
+    """
+    return likelihood.measure(binary) if isinstance(likelihood, Likelihood) else "density"
 
 
 class ValueDistribution(Distribution):

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from flowvae.likelihoods.base import UNIT_INTERVAL, Likelihood, ValueDistribution, uniform
+from flowvae.likelihoods.base import UNIT_INTERVAL, Likelihood, Measure, ValueDistribution, uniform
 
 __all__ = ["Bernoulli", "ContinuousBernoulli"]
 
@@ -27,10 +27,12 @@ class Bernoulli(Likelihood):
     """
 
     support = UNIT_INTERVAL
-    pseudo_on_grey = True
 
     def forward(self, logits: Float[Tensor, "*batch P"]) -> ValueDistribution:
         return _Pixels(logits)
+
+    def measure(self, binary: bool) -> Measure:
+        return "probability" if binary else "pseudo-likelihood"
 
     def outputs_at_mean(self, mean: Float[Tensor, " P"]) -> Tensor:
         return torch.logit(mean, eps=1e-3)  # a pixel that never was 1 may be so yet

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid, one_hot
 
 from flowvae.data.columns import Column, encoded_slices, encoded_width
-from flowvae.likelihoods.base import COLUMNS, Likelihood, ValueDistribution, uniform
+from flowvae.likelihoods.base import COLUMNS, Likelihood, Measure, ValueDistribution, uniform
 from flowvae.likelihoods.gaussian import GaussianValues, floored
 
 if TYPE_CHECKING:
@@ -66,6 +66,13 @@ class MixedColumns(Likelihood):
         if columns is None:
             raise ValueError("columns: expected those of a table, got none")
         return cls(columns)
+
+    def measure(self, binary: bool) -> Measure:
+        """A density over the numbers, a probability of the categories."""
+        del binary
+        if len(self.numeric) == 0:
+            return "probability"
+        return "density" if len(self.numeric) == self.width else "density and probability"
 
     def num_outputs(self, data_dim: int) -> int:
         if data_dim != self.width:

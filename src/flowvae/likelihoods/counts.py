@@ -35,6 +35,7 @@ class Poisson(Likelihood):
     """
 
     support = COUNTS
+    measured = "probability"
     encoder_input = torch.log1p
 
     def outputs_at_mean(self, mean: Float[Tensor, " P"]) -> Tensor:
@@ -59,6 +60,7 @@ class NegativeBinomial(Likelihood):
     """
 
     support = COUNTS
+    measured = "probability"
     outputs_per_dim = 2
     encoder_input = torch.log1p
 
@@ -87,6 +89,7 @@ class Categorical(Likelihood):
     """
 
     support = CATEGORIES
+    measured = "probability"
 
     def __init__(self, num_categories: int) -> None:
         super().__init__()

@@ -39,6 +39,7 @@ class DiscretizedLogistic(Likelihood):
     """
 
     support = EIGHT_BIT
+    measured = "probability"
     outputs_per_dim = 2
 
     def outputs_at_mean(self, mean: Float[Tensor, " P"]) -> Tensor:
@@ -68,6 +69,7 @@ class DiscretizedLogisticMixture(Likelihood):
     """
 
     support = EIGHT_BIT
+    measured = "probability"
 
     def __init__(self, num_mixtures: int = 5) -> None:
         super().__init__()

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from flowvae.config import Config
     from flowvae.data import Dataset
 
-__all__ = ["check_support", "fitting_likelihoods", "is_pseudo_likelihood"]
+__all__ = ["check_support", "fitting_likelihoods"]
 
 
 def check_support(config: Config, dataset: Dataset) -> None:
@@ -37,8 +37,3 @@ def check_support(config: Config, dataset: Dataset) -> None:
 def fitting_likelihoods(config: Config, dataset: Dataset) -> list[str]:
     """Names of the likelihoods that are defined on this data."""
     return [name for name in LIKELIHOODS if LIKELIHOODS[name].support.contains(dataset, config)]
-
-
-def is_pseudo_likelihood(config: Config, dataset: Dataset) -> bool:
-    """Whether log p(x|z) is no density on this data: grey pixels under a Bernoulli likelihood."""
-    return LIKELIHOODS[config.likelihood].pseudo_on_grey and dataset.pseudo_likelihood
