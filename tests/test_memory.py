@@ -43,7 +43,7 @@ def numbers(output: str) -> list[list[float]]:
 
 @linux
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("repeats", [1, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("repeats", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_public_calls_work_on_no_freed_memory(threads, repeats):
     arguments = (str(repeats), str(threads))
     hard = numbers(in_a_child("unmapped_memory.py", *arguments, **UNMAPPED))

@@ -454,7 +454,7 @@ def _interrupt(*_: Any) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run a command. Exit codes: 0 done, 1 training failed, 2 bad input, 130 interrupted."""
     out, errors = _Output(sys.stdout), _Output(sys.stderr)
-    with redirect_stdout(out), redirect_stderr(errors):  # pyright: ignore[reportArgumentType]
+    with redirect_stdout(out), redirect_stderr(errors):
         _main(arguments)
 
 

@@ -1,14 +1,15 @@
 """Pictures of a run. Every function gives a matplotlib ``Figure``; :func:`save_all` writes PNGs."""
 
 import os
+from importlib import import_module
 
 try:
-    import matplotlib
+    import_module("matplotlib")
 except ValueError:
     # It refuses a display of a name it does not know, though no display is needed.
     _name = os.environ.pop("MPLBACKEND", "")
     try:
-        import matplotlib  # noqa: F401
+        import_module("matplotlib")
     finally:
         os.environ["MPLBACKEND"] = _name
 
