@@ -202,7 +202,7 @@ def test_a_pseudo_likelihood_is_not_compared_with_a_likelihood(run):
     """The same grey data under a likelihood that is defined on it."""
 
     class Real(torch.nn.Module):
-        pseudo_on_grey = False
+        """Says nothing of what it measures."""
 
     model = flowvae.load(run.path)
     model.likelihood = Real()

@@ -512,7 +512,7 @@ def _main(arguments: list[str] | None) -> None:
 
 def _is_lack_of_memory(error: Exception) -> bool:
     """PyTorch has an error of its own for a GPU's memory, and a plain one for the rest."""
-    signs = ("out of memory", "allocate memory", "overflow")
+    signs = ("out of memory", "allocate memory", "size calculation overflowed")
     return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in signs)
 
 

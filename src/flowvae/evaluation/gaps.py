@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from flowvae.distributions import LatentDistribution
+from flowvae.distributions import FullGaussian, LatentDistribution
 from flowvae.evaluation.estimates import ignore
 from flowvae.vae import VAE
 
@@ -26,6 +26,7 @@ __all__ = ["fit_posterior", "inference_gaps"]
 
 _DECODED_AT_ONCE = {"cpu": 2**21}
 _DECODED_AT_ONCE_ELSEWHERE = 2**26
+_WIDENED = 1.5  # a proposal with lighter tails than p(z|x) has weights without bound
 
 
 def fit_posterior(
@@ -117,8 +118,8 @@ def inference_gaps(
         model: the model, in evaluation mode.
         x: the data, (B, P).
         log_prob: log p(x), if it is known better than by sampling; else it is estimated by draws
-            of q and q* together.
-        samples: draws of z for each ELBO, and of each q for log p(x).
+            of q, of q* and of a Gaussian like p(z|x) together.
+        samples: draws of z for each ELBO, and of each proposal for log p(x).
         steps: of the fit.
         generator: of the draws.
         advance: called with the number of data done since the last call.
@@ -188,16 +189,21 @@ def _log_prob(
     samples: int,
     generator: torch.Generator | None,
 ) -> tuple[Tensor, Tensor]:
-    """log p(x) by S draws of each q, weighted as draws of ½ q + ½ q*, and its Monte Carlo error.
+    """log p(x) by S draws of each of three proposals, and the Monte Carlo error.
 
-    One unbiased estimate of p(x), where the larger of two would be biased upwards. Where q has no
-    density at given z, by the draws of q* alone.
+    The proposals are q, q* and a Gaussian with the mean and the full covariance of p(z|x), found
+    by draws of the first two that are then thrown away. Draws are weighted as those of the mixture
+    in equal parts. That is one unbiased estimate of p(x); the largest of several would be too
+    large. Where q has no density at given z, by the draws of q* alone.
 
     Source: "Optimally Combining Sampling Techniques for Monte Carlo Rendering" (Veach and Guibas
     1995), the balance heuristic.
     """
     proposals = (q, fitted)
     try:
+        pilot = [_draws(model, x, p, samples, generator, proposals) for p in proposals]
+        z, weights = (torch.cat(each) for each in zip(*pilot, strict=True))
+        proposals = (*proposals, _gaussian_of(z, weights))
         sets = [_weights(model, x, p, samples, generator, proposals) for p in proposals]
     except NotImplementedError:
         sets = [_weights(model, x, fitted, samples, generator)]
@@ -205,6 +211,27 @@ def _log_prob(
     log_prob = weights.logsumexp(0) - math.log(len(weights))
     variances = [(w - log_prob).exp().var(0) / samples for w in sets]
     return log_prob, torch.stack(variances).mean(0).div(len(sets)).sqrt()
+
+
+def _gaussian_of(z: Tensor, log_weights: Tensor) -> FullGaussian:
+    """The Gaussian with the weighted moments of z (N, B, D), widened.
+
+    With few effective draws their covariance says little, and is drawn towards its diagonal.
+    """
+    D, points = z.shape[-1], z.cpu().double()
+    share = log_weights.softmax(0).unsqueeze(-1)
+    loc = (share * points).sum(0)
+    off = points - loc
+    covariance = torch.einsum("nbi,nbj->bij", share * off, off)
+    ess = 1 / share.square().sum(0).unsqueeze(-1)
+    trust = ess / (ess + D)
+    variance = covariance.diagonal(dim1=-2, dim2=-1)
+    least = 1e-6 * points.var(0) + torch.finfo(z.dtype).tiny
+    covariance = trust * covariance + torch.diag_embed((1 - trust[..., 0]) * variance + least)
+    root = torch.linalg.cholesky(_WIDENED * covariance)
+    deviation = root.diagonal(dim1=-2, dim2=-1)
+    lower = root / deviation.unsqueeze(-1)
+    return FullGaussian(*(each.to(z) for each in (loc, 2 * deviation.log(), lower)))
 
 
 def _weights(
@@ -218,9 +245,21 @@ def _weights(
     """Log-weights (S, B) of draws of q, float64, on the CPU: log p(x, z) less log q, or less the
     log-density of a mixture in equal parts.
     """
+    return _draws(model, x, q, samples, generator, mixture)[1]
+
+
+def _draws(
+    model: VAE,
+    x: Tensor,
+    q: LatentDistribution,
+    samples: int,
+    generator: torch.Generator | None,
+    mixture: tuple[LatentDistribution, ...],
+) -> tuple[Tensor, Tensor]:
+    """z (S, B, D), and their log-weights as of :func:`_weights`."""
     elements = _DECODED_AT_ONCE.get(x.device.type, _DECODED_AT_ONCE_ELSEWHERE)
     at_once = max(1, elements // x.numel())
-    parts = []
+    points, parts = [], []
     for start in range(0, samples, at_once):
         n = min(at_once, samples - start)
         sample = q.rsample_terms((n,), generator)
@@ -229,5 +268,6 @@ def _weights(
             log_q = sample.log_base - sample.ladj
             each = [log_q if p is q else p.log_prob(sample.z) for p in mixture]
             log_weight = log_weight + log_q - torch.stack(each).logsumexp(0) + math.log(len(each))
+        points.append(sample.z)
         parts.append(log_weight.cpu().double())
-    return torch.cat(parts)
+    return torch.cat(points), torch.cat(parts)

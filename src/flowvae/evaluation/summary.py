@@ -162,7 +162,7 @@ def _gaps(found: dict[str, Arrays]) -> dict[str, Any]:
     gaps = found["gaps"]
     n = len(gaps["elbo"])
     best, error = gaps["log_prob"].clone(), gaps["log_prob_error"].clone()
-    by = "importance sampling from q and the fitted q"
+    by = "importance sampling around the fitted q"
     for part, name in (("mixture", "importance sampling beyond q"), ("quadrature", "quadrature")):
         if part not in found:
             continue

@@ -1,17 +1,18 @@
 """Pictures of a run. Every function gives a matplotlib ``Figure``; :func:`save_all` writes PNGs."""
 
 import os
+import sys
+from contextlib import suppress
 from importlib import import_module
 
-try:
-    import_module("matplotlib")
-except ValueError:
-    # It refuses a display of a name it does not know, though no display is needed.
-    _name = os.environ.pop("MPLBACKEND", "")
-    try:
-        import_module("matplotlib")
-    finally:
-        os.environ["MPLBACKEND"] = _name
+if "matplotlib" not in sys.modules:
+    # A display that it does not know would end the import, though no display is needed.
+    _display = os.environ.pop("MPLBACKEND", "")
+    _matplotlib = import_module("matplotlib")
+    if _display:
+        os.environ["MPLBACKEND"] = _display
+        with suppress(ValueError):
+            _matplotlib.rcParams["backend"] = _display
 
 from flowvae.figures.curves import learning_curves
 from flowvae.figures.evaluation import comparison_figure, evaluation_figure
