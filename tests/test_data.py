@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
 from flowvae import UserError
-from flowvae.data import Batches, Dataset, Split, binarize, load_dataset
+from flowvae.data import Batches, Dataset, FileRows, Split, binarize, load_dataset
 from flowvae.data import idx as idx_module
 from flowvae.data.idx import read_idx
 
@@ -167,6 +167,50 @@ def test_fixed_binarization(mnist, policy):
         z = (once.train.values() - grey).sum() / (grey * (1 - grey)).sum().sqrt()
         assert abs(z) < 5
         assert (once.train.values() == grey)[(grey == 0) | (grey == 1)].all()
+
+
+def by_datum(found: Dataset) -> dict[int, tuple[int, ...]]:
+    """Number of a datum, its label -> its binary pixels, over all splits but a grey one."""
+    return {
+        int(label): tuple(image.tolist())
+        for split in found.splits.values()
+        if split.is_binary()
+        for label, image in zip(split.labels, split.images[:], strict=True)  # pyright: ignore
+    }
+
+
+@pytest.mark.parametrize("policy", ["static", "dynamic"])
+@pytest.mark.parametrize("form", ["one array", "train and test", "in its file"])
+def test_a_fixed_draw_belongs_to_the_datum(form, policy, tmp_path):
+    """Not to the seed, nor to the split that it falls into, nor to where it is kept."""
+    x = np.random.default_rng(0).integers(1, 255, (2300, 9), dtype=np.uint8)
+    number = np.arange(2300)
+    given = {"x_train": x[:1500], "x_test": x[1500:]}
+    given |= {"y_train": number[:1500], "y_test": number[1500:]}
+    arrays = given if form == "train and test" else {"x": x, "y": number}
+    np.savez(tmp_path / "x.npz", **arrays)
+    budget = 19e3 / 2**30 if form == "in its file" else 1.0  # the labels fit
+    expected = by_datum(load_dataset(str(tmp_path / "x.npz"), "static"))
+    assert len(expected) == 2300
+    for seed in (0, 1):
+        found = load_dataset(
+            str(tmp_path / "x.npz"), policy, seed=seed, validation_fraction=0.3,
+            memory_budget=budget, test_fraction=0.2,
+        )  # fmt: skip
+        assert isinstance(found.test.images, FileRows) == (form == "in its file")
+        drawn = by_datum(found)
+        assert len(drawn) >= 2300 if policy == "static" else len(drawn) > 500
+        assert all(expected[number] == image for number, image in drawn.items())
+
+
+def test_the_draw_of_data_with_a_test_set_stays_what_it_was():
+    """One stream of uniform numbers, the test images first: runs of before can be compared."""
+    x = np.random.default_rng(0).integers(0, 256, (1000, 7), dtype=np.uint8)
+    found = binarize(Dataset.from_arrays(x[:700], x[700:]), "static")
+    generator = torch.Generator().manual_seed(0)
+    for split, grey in ((found.test, x[700:]), (found.train, x[:700])):
+        drawn = torch.bernoulli(torch.from_numpy(grey).float() / 255, generator=generator)
+        assert torch.equal(split.values(), drawn)
 
 
 def test_dynamic_binarization(mnist):

@@ -75,6 +75,21 @@ def test_units_of_the_data_change_the_density_and_nothing_else(fitted):
     )
 
 
+def test_columns_far_from_zero_and_tiny_ones_are_told_apart():
+    """Standardising is done in float64, and what is constant is told by proportion."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(300, 1))
+    places = np.column_stack([1.6e9 + 1e4 * x, 1e6 + x, 1e-15 * x, 0 * x + 0.1])
+    model = FlowVAE(**SMALL).fit(places)
+    found = model._encoded(places).numpy()
+    expected = (x - x.mean()) / x.std()
+    np.testing.assert_allclose(found[:, :3], np.repeat(expected, 3, 1), atol=1e-5)
+    assert len(np.unique(found[:, 0])) == 300
+    np.testing.assert_allclose(found[:, 3], 0, atol=1e-12)
+    with pytest.raises(ValueError, match="finite variance"):
+        FlowVAE(**SMALL).fit(x * 1e300)
+
+
 def test_transform_is_the_posterior_mean():
     X = correlated()
     model = FlowVAE(**{**SMALL, "num_flows": 0, "num_samples": 4000}).fit(X)
@@ -151,8 +166,19 @@ def test_pixels_under_a_bernoulli_likelihood():
     assert model.columns_ is None
     assert set(np.unique(model.sample(20))) <= {0.0, 1.0}
     assert (model.score_samples(X) <= 0).all()
-    with pytest.raises(ValueError, match=r"likelihood: bernoulli expects .* from 0 to 5"):
-        clone(model).fit(5 * X)
+    doors = [clone(model).fit, clone(model).partial_fit, model.partial_fit, model.transform]
+    for door in [*doors, model.score_samples, model.score, model.reconstruct]:
+        with pytest.raises(ValueError, match=r"likelihood: bernoulli expects .* from 0 to 5"):
+            door(5 * X)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_eight_bit_values_in_either_precision(dtype):
+    X = (np.random.default_rng(0).integers(0, 256, (30, 4)) / 255).astype(dtype)
+    model = FlowVAE(likelihood="discretized_logistic", **SMALL).fit(X)
+    assert (model.score_samples(X) <= 0).all()
+    with pytest.raises(ValueError, match="likelihood: discretized_logistic expects 8-bit values"):
+        model.score_samples(0.99 * X)
 
 
 @pytest.mark.parametrize(

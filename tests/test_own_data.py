@@ -82,6 +82,43 @@ def test_the_same_commands_work(make, shape, tmp_path, capsys):
     assert ("city: categorical, Lima, Oslo, Rome" in shown) == (make is table)
 
 
+RNG = np.random.default_rng(0)
+OUTSIDE = {  # what a likelihood was trained on, and data of this shape that it is not defined on
+    "bernoulli": (RNG.random((40, 6)), RNG.integers(0, 9, (40, 6))),
+    "continuous_bernoulli": (RNG.random((40, 6)), 2 * RNG.random((40, 6))),
+    "discretized_logistic": (RNG.integers(0, 256, (40, 6), dtype=np.uint8), RNG.random((40, 6))),
+    "poisson": (RNG.integers(0, 9, (40, 6)), RNG.random((40, 6))),
+    "categorical": (RNG.integers(0, 4, (40, 6)), RNG.integers(0, 5, (40, 6))),
+}
+DOORS = {
+    "evaluate": ["evaluate", "--samples", 2],
+    "evaluate --full": ["evaluate", "--full"],
+    "encode": ["encode"],
+    "encode the training split": ["encode", "--split", "train"],
+    "reconstruct": ["reconstruct"],
+    "figures": ["figures"],
+}
+
+
+@pytest.mark.parametrize("likelihood", OUTSIDE)
+def test_data_outside_the_support_is_refused_at_every_door(likelihood, tmp_path, capsys):
+    for name, array in zip(("good", "bad"), OUTSIDE[likelihood], strict=True):
+        np.save(tmp_path / f"{name}.npy", array)
+    run = flowvae.train(
+        "planar", data=str(tmp_path / "good.npy"), out=tmp_path / "run", likelihood=likelihood,
+        num_categories=4, hidden_dims=(4,), latent_dim=3, epochs=1, finish=False, progress=False,
+    )  # fmt: skip
+    before = sorted(path.name for path in run.path.rglob("*"))
+    capsys.readouterr()
+    for first, *rest in DOORS.values():
+        assert call(first, run.path, *rest, "--data", tmp_path / "bad.npy") == 2
+        shown = capsys.readouterr().err
+        assert shown.startswith(f"flowvae: likelihood: {likelihood} expects ")
+        assert shown.count("\n") == 1
+    assert sorted(path.name for path in run.path.rglob("*")) == before
+    assert call("encode", run.path, "--data", tmp_path / "good.npy") == 0
+
+
 def test_runs_of_version_0_1_still_load(tmp_path, monkeypatch):
     """A run that was written before columns, validation splits and their fields were there."""
     model = flowvae.load(OLD)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 import types
@@ -155,6 +156,31 @@ def test_bad_folders(tmp_path):
         load_dataset(str(tmp_path), **TINY)
 
 
+def test_a_picture_is_what_its_content_says_and_only_of_usual_formats(tmp_path, monkeypatch):
+    """EPS would be given to Ghostscript, whatever the file is called."""
+    Image.fromarray(pixels(1, 8, 6, 3)[0]).save(tmp_path / "a.eps")
+    (tmp_path / "a.eps").rename(tmp_path / "a.png")
+    started = []
+    monkeypatch.setattr("subprocess.check_call", lambda *call, **_: started.append(call))
+    with pytest.raises(UserError, match=r"a\.png is no readable picture: cannot identify"):
+        load_dataset(str(tmp_path))
+    assert not started
+    (tmp_path / "a.png").unlink()
+    kinds = {"PNG": 0, "JPEG": 1, "BMP": 2, "GIF": 3, "TIFF": 4, "PPM": 5, "WEBP": 6}
+    for kind in kinds:
+        Image.fromarray(pixels(1, 8, 6)[0]).save(tmp_path / f"{kind}.png", kind)
+    assert len(load_dataset(str(tmp_path)).train) == len(kinds) - 1
+
+
+@pytest.mark.parametrize("side", [10_000, 20_000])
+def test_a_decompression_bomb_is_one_line(side, tmp_path, recwarn):
+    Image.new("1", (side, side)).save(tmp_path / "a.png")
+    with pytest.raises(UserError, match=r"a\.png is no readable picture: .*pixels") as error:
+        load_dataset(str(tmp_path), image_size=(8, 8))
+    assert "\n" not in str(error.value)
+    assert not recwarn.list
+
+
 # Hugging Face
 
 
@@ -180,6 +206,22 @@ class FakeSet:
         assert kind == "arrow"
         return self
 
+    def select_columns(self, names: list[str]) -> FakeSet:
+        return FakeSet(self.features, {name: self.columns[name] for name in names})
+
+    def cast_column(self, name: str, kind: Any) -> FakeSet:
+        """Pictures as the library stores them."""
+        assert (type(kind).__name__, kind.decode) == ("Image", False)
+        return FakeSet(self.features, {name: [packed(each) for each in self.columns[name]]})
+
+
+def packed(picture: Image.Image | bytes) -> dict[str, Any]:
+    if isinstance(picture, bytes):
+        return {"bytes": picture, "path": None}
+    content = io.BytesIO()
+    picture.save(content, "PNG")
+    return {"bytes": content.getvalue(), "path": None}
+
 
 @pytest.fixture
 def hub(monkeypatch):
@@ -192,6 +234,7 @@ def hub(monkeypatch):
 
     module = types.ModuleType("datasets")
     module.load_dataset = load
+    module.Image = lambda decode: feature("Image", decode=decode)
     monkeypatch.setitem(sys.modules, "datasets", module)
     return sets
 
@@ -212,6 +255,12 @@ def test_hub_pictures(hub):
     assert found.label_names == ("cat", "dog")
     assert found.test.labels is not None
     assert found.test.labels.tolist() == [0, 1, 0]
+    picture = Image.fromarray(pixels(1, 5, 4, 3)[0])
+    content = io.BytesIO()
+    picture.save(content, "EPS")
+    hub["org/eps", None] = FakeSet({"img": feature("Image")}, {"img": [content.getvalue()] * 3})
+    with pytest.raises(UserError, match="hf:org/eps, all, row 0 is no readable picture"):
+        load_dataset("hf:org/eps")
     hub["org/pets", "small"] = {"train": part(8), "validation": part(2)}
     assert len(load_dataset("hf:org/pets:small").test) == 2
 

@@ -305,6 +305,25 @@ def test_a_run_on_a_table_keeps_its_columns(tmp_path):
         flowvae.sample(run, 5, out=tmp_path / "x.jpg")
 
 
+def test_tables_are_written_to_what_their_deviations_know(tmp_path):
+    """A column near 1.6e9 with a deviation of 1e4 comes back as many numbers, not as a few."""
+    rng = np.random.default_rng(0)
+    rows = [[int(1.6e9 + 1e4 * rng.normal()), rng.normal()] for _ in range(60)]
+    file = write_csv(tmp_path / "x.csv", ["seconds", "x"], rows)
+    run = flowvae.train(
+        "planar", data=str(file), out=tmp_path / "run", likelihood="gaussian", hidden_dims=(4,),
+        epochs=1, finish=False, progress=False,
+    )  # fmt: skip
+    x, _ = flowvae.reconstruct(run, 6, out=tmp_path / "r.csv")
+    with (tmp_path / "r.csv").open(encoding="utf-8") as lines:
+        found = [row for row in csv.DictReader(lines) if row["array"] == "x"]
+    given = {row[0]: row[1] for row in rows}
+    for row in found:
+        assert round(float(row["seconds"])) in given
+        assert float(row["x"]) == pytest.approx(given[round(float(row["seconds"]))], abs=1e-5)
+    assert len({row["seconds"] for row in found}) == len(x)
+
+
 def test_a_bad_table_on_the_command_line_writes_nothing(tmp_path, capsys):
     (tmp_path / "x.csv").write_text(HEAD + GOOD + "7\n")
     for command in (["train", "--out", str(tmp_path / "run"), "--data"], ["data"]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from datetime import datetime
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 
 from flowvae.config import Config, resolve_config
-from flowvae.data import Dataset, Split, binarize, decode_table
+from flowvae.data import Column, Dataset, Split, binarize, decode_table
 from flowvae.data.load import load_configured
 from flowvae.device import choose_device
 from flowvae.errors import UserError
@@ -456,7 +457,7 @@ def _write_data(
         decoded = {name: decode_table(columns, array) for name, array in arrays.items()}
         count = len(next(iter(arrays.values())))
         rows = [
-            [name, *(_cell(values[row]) for values in table.values())]
+            [name, *(_cell(column, table[column.name][row]) for column in columns)]
             for row in range(count)
             for name, table in decoded.items()
         ]
@@ -467,8 +468,12 @@ def _write_data(
         save_figure(draw(images), out)
 
 
-def _cell(value: Any) -> Any:
-    return f"{value:.7g}" if isinstance(value, float) else value  # what float32 knows
+def _cell(column: Column, value: Any) -> Any:
+    """A number to seven digits of its deviation: what float32 knows of a standardised value."""
+    if not isinstance(value, float):
+        return value
+    before = math.log10(1 + abs(column.mean) / column.scale)
+    return f"{value:.{min(17, 7 + math.ceil(before))}g}"
 
 
 def _timed(action: Any) -> float:

@@ -17,6 +17,8 @@ from torch import Tensor
 
 from flowvae.config import Config, resolve_config
 from flowvae.data import Column, Dataset, Split
+from flowvae.data.columns import is_constant
+from flowvae.data.scaling import moments
 from flowvae.device import choose_device
 from flowvae.errors import UserError, first_complaint
 from flowvae.evaluation.common_noise import common_draws
@@ -170,8 +172,8 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
         if first:
             self._begin(X)
         else:
-            trainer = self._ready_trainer(X)
-            trainer.feed(Split(self._encoded(X)))
+            dataset = self._dataset(X)
+            self._ready_trainer(dataset).feed(dataset.train)
         self._epoch()
         return self
 
@@ -318,27 +320,30 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
         self.columns_ = self._fit_columns(X) if scaled else None
         device = choose_device(self.config_.device)
         dataset = self._dataset(X)
-        check_support(self.config_, dataset)
         model = build_vae(self.config_, (X.shape[1],), columns=self.columns_)
         self.model_: VAE = model.to(device).eval()
         self.elbo_: list[float] = []
         self._trainer = Trainer(self.model_, dataset, self.config_)
 
-    def _ready_trainer(self, X: np.ndarray) -> Trainer:
+    def _ready_trainer(self, dataset: Dataset) -> Trainer:
         """The trainer, or a new one where the estimator comes from a file or a pickle."""
         if not hasattr(self, "_trainer"):
-            self._trainer = Trainer(self.model_, self._dataset(X), self.config_)
+            self._trainer = Trainer(self.model_, dataset, self.config_)
         return self._trainer
 
     def _dataset(self, X: np.ndarray) -> Dataset:
+        """X as the model is given it, once it is known to lie in the likelihood's support."""
         split = Split(self._encoded(X))
-        return Dataset("arrays", split, split, (X.shape[1],), columns=self.columns_)
+        dataset = Dataset("arrays", split, split, (X.shape[1],), columns=self.columns_)
+        check_support(self.config_, dataset)
+        return dataset
 
     def _fit_columns(self, X: np.ndarray) -> tuple[Column, ...]:
         names = getattr(self, "feature_names_in_", [f"x_{k + 1}" for k in range(X.shape[1])])
-        mean, scale = X.mean(0, dtype=np.float64), X.std(0, dtype=np.float64)
-        constant = scale <= 1e-12 * np.maximum(1.0, np.abs(mean))
-        scale[constant] = 1.0
+        mean, scale = moments(Split(torch.from_numpy(np.array(X, np.float64, order="C"))))
+        if not np.isfinite([mean, scale]).all():
+            raise ValueError("X: expected columns with a finite variance, got one without")
+        scale = np.where(is_constant(mean, scale), 1.0, scale)
         return tuple(
             Column(str(name), "numeric", mean=float(m), scale=float(s))
             for name, m, s in zip(names, mean, scale, strict=True)
@@ -368,6 +373,7 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
     def _draws(self, model: VAE, X: Any) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Rows x (B, P), draws z (S, B, D) ~ q(z|x) and log q(z|x) (S, B), a chunk at a time."""
         X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
+        self._dataset(X)
         like = next(model.parameters())
         for part in self._encoded(X, np.float64).split(self._rows_at_once(self.num_samples)):
             x = part.to(like)

@@ -26,6 +26,7 @@ from flowvae.errors import UserError, first_complaint, shown
 from flowvae.evaluation import Evaluation
 from flowvae.files import write_bytes, write_csv, write_json, write_text
 from flowvae.likelihoods import Measure, measure_of
+from flowvae.likelihoods.support import check_support
 from flowvae.vae import VAE, build_vae
 
 __all__ = ["MODEL_FILE", "Run", "load", "open_run", "read_model", "write_model"]
@@ -44,11 +45,16 @@ class Run:
         config: the experiment.
         model: the model, on some device.
         dataset: the data if it is in memory already; else it is loaded when asked for.
+
+    Raises:
+        UserError: the data, given or loaded, is not in the likelihood's support.
     """
 
     def __init__(
         self, path: Path, config: Config, model: VAE, dataset: Dataset | None = None
     ) -> None:
+        if dataset is not None:
+            check_support(config, dataset)
         self.path, self.config, self.model = path, config, model
         self._dataset = dataset
 
@@ -69,6 +75,7 @@ class Run:
                 raise UserError(
                     f"data: the run's model was trained on arrays, {self.config.data} is a table"
                 )
+            check_support(self.config, found)
             self._dataset = found
         return self._dataset
 

@@ -1,8 +1,9 @@
 """Arrays in: bundled MNIST, files, folders, tables; splits; binarization; batches."""
 
 from flowvae.data.batches import Batches
+from flowvae.data.binarization import binarize
 from flowvae.data.columns import Column
-from flowvae.data.dataset import Dataset, Split, Statistics, binarize
+from flowvae.data.dataset import Dataset, Origin, Split, Statistics
 from flowvae.data.load import load_dataset
 from flowvae.data.options import Options
 from flowvae.data.rows import FileRows
@@ -14,6 +15,7 @@ __all__ = [
     "Dataset",
     "FileRows",
     "Options",
+    "Origin",
     "Split",
     "Statistics",
     "binarize",

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import struct
+import warnings
 import zlib
+from collections.abc import Collection, Mapping
+from lzma import LZMAError
 from pathlib import Path
 from typing import IO
 from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
@@ -11,12 +14,14 @@ from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 import numpy as np
 
 from flowvae.data.found import SPLITS, Found
-from flowvae.data.rows import ArrayFile
+from flowvae.data.rows import ArrayFile, checked_bytes, cut_short, gib, read_array
 from flowvae.errors import UserError
 
 __all__ = ["numpy_file"]
 
-_UNREADABLE = (OSError, ValueError, EOFError, BadZipFile, KeyError, struct.error, zlib.error)
+# RuntimeError is an archive's word for encrypted, NotImplementedError for a compression unknown.
+_UNREADABLE = (OSError, ValueError, EOFError, BadZipFile, struct.error, zlib.error, LZMAError)
+_UNREADABLE += (RuntimeError,)
 _HINT = "raise memory_budget, or save it with numpy.save"
 
 
@@ -25,46 +30,80 @@ def numpy_file(path: Path, budget: int, label_column: str | None = None) -> Foun
     name = str(path.resolve())
     try:
         if path.suffix == ".npz":
-            arrays = _open_npz(path, budget)
-        else:
-            with path.open("rb") as file:
-                arrays = {"x": _open_npy(file, path, 0, path.stat().st_size, budget)}
+            return _archive(name, path, budget, label_column)
+        with path.open("rb") as file:
+            x = _open_npy(file, path, str(path), (0, path.stat().st_size), budget)
     except UserError:
         raise
     except _UNREADABLE as error:
-        raise UserError(f"data: {path} is no readable NumPy file: {error}") from None
-    if "x_train" in arrays and "x_test" in arrays:
-        parts = {split: arrays[f"x_{split}"] for split in SPLITS if f"x_{split}" in arrays}
-        label = label_column or "y"
-        labels = {
-            split: arrays[f"{label}_{split}"] for split in parts if f"{label}_{split}" in arrays
-        }
-    elif "x" in arrays:
-        parts, label = {"all": arrays["x"]}, label_column or "y"
-        labels = {"all": arrays[label]} if label in arrays and label != "x" else {}
-        if label_column is not None and not labels and path.suffix == ".npy":
-            return _label_from_array(name, arrays["x"], label_column)
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"data: {path} is no readable NumPy file: {reason}") from None
+    _check_count(x)
+    return Found(name, {"all": x}) if label_column is None else _label(name, x, label_column)
+
+
+def _archive(name: str, path: Path, budget: int, label_column: str | None) -> Found:
+    """Of a ``.npz`` only what is wanted is read."""
+    with ZipFile(path) as archive, path.open("rb") as file:
+        members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        parts, labels = _wanted(path, members, label_column)
+
+        def read(key: str) -> np.ndarray | ArrayFile:
+            info, where = members[key], f"{path}: {key}"
+            if info.file_size <= budget:
+                with archive.open(info) as member:
+                    return _open_npy(member, path, where, (0, info.file_size), budget)
+            if info.compress_type != ZIP_STORED:
+                raise UserError(
+                    f"data: {key} in {path} has {gib(info.file_size)}, more than memory_budget, "
+                    f"and is compressed; {_HINT}"
+                )
+            place = _stored_at(file, info), info.file_size
+            return _open_npy(file, path, where, place, budget)
+
+        arrays = {split: read(key) for split, key in parts.items()}
+        if "all" in arrays:
+            _check_count(arrays["all"])
+        kept: dict[str, np.ndarray] = {}
+        for split, key in labels.items():
+            values = read(key)
+            if isinstance(values, ArrayFile):
+                raise UserError(f"data: labels in {path} are larger than memory_budget; raise it")
+            kept[split] = values
+    return Found(name, arrays, kept)
+
+
+def _wanted(
+    path: Path, names: Collection[str], label_column: str | None
+) -> tuple[Mapping[str, str], Mapping[str, str]]:
+    """Which arrays are the data and which the labels, by split."""
+    label = label_column or "y"
+    if "x_train" in names and "x_test" in names:
+        parts = {split: f"x_{split}" for split in SPLITS if f"x_{split}" in names}
+        labels = {split: f"{label}_{split}" for split in parts if f"{label}_{split}" in names}
+    elif "x" in names:
+        parts = {"all": "x"}
+        labels = {"all": label} if label in names and label != "x" else {}
     else:
         raise UserError(
-            f"data: expected arrays x_train and x_test, or x, in {path}, got {', '.join(arrays)}"
+            f"data: expected arrays x_train and x_test, or x, in {path}, got {_some(names)}"
         )
     if label_column is not None and not labels:
-        raise UserError(
-            f"label_column: no array {label_column!r} in {path}, got {', '.join(arrays)}"
-        )
-    if len(parts) == 1 and len(next(iter(parts.values())).shape) >= 2 and len(arrays["x"]) < 2:
-        raise UserError(
-            f"data: expected an array (N, ...) with N at least 2, got {arrays['x'].shape}"
-        )
-    kept: dict[str, np.ndarray] = {}
-    for split, values in labels.items():
-        if isinstance(values, ArrayFile):
-            raise UserError(f"data: labels in {path} are larger than memory_budget; raise it")
-        kept[split] = values
-    return Found(name, parts, kept)
+        raise UserError(f"label_column: no array {label_column!r} in {path}, got {_some(names)}")
+    return parts, labels
 
 
-def _label_from_array(name: str, x: np.ndarray | ArrayFile, column: str) -> Found:
+def _some(names: Collection[str]) -> str:
+    shown = ", ".join(names) or "none"
+    return shown if len(shown) < 300 else f"{shown[:300]} …"
+
+
+def _check_count(x: np.ndarray | ArrayFile) -> None:
+    if len(x.shape) >= 2 and len(x) < 2:
+        raise UserError(f"data: expected an array (N, ...) with N at least 2, got {x.shape}")
+
+
+def _label(name: str, x: np.ndarray | ArrayFile, column: str) -> Found:
     """Column ``column`` (a number, from the end if negative) of a plain (N, P) array as labels."""
     if not isinstance(x, np.ndarray) or x.ndim != 2:
         raise UserError(f"label_column: expected an array (N, P) in memory, got {x.shape}")
@@ -75,65 +114,76 @@ def _label_from_array(name: str, x: np.ndarray | ArrayFile, column: str) -> Foun
             f"label_column: expected the number of a column of {x.shape[1]} in {name}, "
             f"got {column!r}"
         ) from None
-    labels = x[:, index]
-    whole = labels.dtype.kind in "iu" or (np.isfinite(labels) & (labels == np.round(labels))).all()
-    labels = labels.astype(np.int64) if whole else labels
+    labels = whole_or_real(x[:, index])
     return Found(name, {"all": np.delete(x, index, 1)}, {"all": labels})
 
 
-def _open_npz(path: Path, budget: int) -> dict[str, np.ndarray | ArrayFile]:
-    found: dict[str, np.ndarray | ArrayFile] = {}
-    with ZipFile(path) as archive, path.open("rb") as file:
-        for info in archive.infolist():
-            key = info.filename.removesuffix(".npy")
-            if info.file_size <= budget:
-                with archive.open(info) as member:
-                    found[key] = np.lib.format.read_array(member, allow_pickle=False)
-            elif info.compress_type != ZIP_STORED:
-                raise UserError(
-                    f"data: {key} in {path} has {_gib(info.file_size)}, more than memory_budget, "
-                    f"and is compressed; {_HINT}"
-                )
-            else:
-                start = _stored_at(file, info)
-                found[key] = _open_npy(file, path, start, info.file_size, budget)
-    return found
+def whole_or_real(values: np.ndarray) -> np.ndarray:
+    """Labels: numbers that are all whole, and not too large to be told apart, as int64."""
+    if values.dtype.kind == "f":
+        # NaN and infinity are not below.
+        whole = (abs(values) < 2**53) & (values == np.round(values))
+        return values.astype(np.int64) if whole.all() else values
+    return values.astype(np.int64) if values.dtype.kind == "b" else values
 
 
 def _stored_at(file: IO[bytes], info: ZipInfo) -> int:
     """Where an uncompressed member's bytes begin: after its own header, not the archive's list."""
+    if info.flag_bits & 1:
+        raise RuntimeError(f"{info.filename} is encrypted")
     file.seek(info.header_offset + 26)
     name_length, extra_length = struct.unpack("<HH", file.read(4))
     return info.header_offset + 30 + name_length + extra_length
 
 
 def _open_npy(
-    file: IO[bytes], path: Path, start: int, size: int, budget: int
+    file: IO[bytes], path: Path, where: str, place: tuple[int, int], budget: int
 ) -> np.ndarray | ArrayFile:
-    """The array at ``start``: read whole if its ``size`` is in the budget, else left in place."""
-    file.seek(start)
-    if size <= budget:
-        return np.lib.format.read_array(file, allow_pickle=False)
-    version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0
-    if version != (1, 0):
-        read = np.lib.format.read_array_header_2_0
-    shape, fortran_order, dtype = read(file)
+    """The array at a place, its start and size: read if that is in the budget, or left there.
+
+    What the header says is compared with the size before memory is taken.
+    """
+    start, size = place
+    if start:
+        file.seek(start)
+    shape, fortran_order, dtype = _header(file)
     if dtype.hasobject:
         raise ValueError("it holds Python objects")
-    if fortran_order and len(shape) > 1:
+    nbytes = checked_bytes(shape, dtype, where)
+    left = size - (file.tell() - start)
+    if nbytes > left:
+        raise cut_short(f"data: {where}", nbytes, shape, left)
+    column_order = fortran_order and len(shape) > 1
+    if size <= budget:
+        order = shape[::-1] if column_order else shape
+        found = read_array(file, order, dtype, f"data: {where}")
+        return found.T if column_order else found
+    if column_order:
         raise UserError(
-            f"data: {path} has {_gib(size)}, more than memory_budget, and is stored column by "
+            f"data: {where} has {gib(size)}, more than memory_budget, and is stored column by "
             f"column; {_HINT} in C order"
         )
     array = ArrayFile(path.resolve(), file.tell(), shape, dtype)
-    if array.offset + array.nbytes > start + size:
-        raise UserError(
-            f"data: {path} is cut short: expected {array.nbytes} bytes for shape {shape}, "
-            f"got {start + size - array.offset}"
-        )
+    there = path.stat().st_size - array.offset
+    if array.nbytes > there:
+        raise cut_short(f"data: {where}", nbytes, shape, there)
     return array
 
 
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.2f} GiB"
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether column by column, and type.
+
+    Raises:
+        ValueError: whatever NumPy and Python's parser beneath it say of a broken one.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # headers of Python 2 are read with a warning
+        try:
+            version = np.lib.format.read_magic(file)
+            read = np.lib.format.read_array_header_1_0
+            if version != (1, 0):
+                read = np.lib.format.read_array_header_2_0
+            return read(file)
+        except Exception as error:  # noqa: BLE001
+            reason = str(error).split(": <", 1)[0]  # without the addresses of Python's objects
+            raise ValueError(f"its header is broken: {reason:.200}") from None

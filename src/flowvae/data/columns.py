@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
-__all__ = ["Column", "columns_from_json", "columns_to_json", "encoded_slices", "encoded_width"]
+__all__ = [
+    "Column",
+    "columns_from_json",
+    "columns_to_json",
+    "encoded_slices",
+    "encoded_width",
+    "is_constant",
+]
 
 
 @dataclass(frozen=True)
@@ -44,19 +52,45 @@ class Column:
     fill: float | str | None = None
 
     def __post_init__(self) -> None:
+        if self.kind not in ("numeric", "binary", "categorical"):
+            raise ValueError(
+                f"kind of column {self.name!r}: expected numeric, binary or categorical, got "
+                f"{self.kind!r}"
+            )
         expected = {"numeric": not self.categories, "binary": len(self.categories) == 2}
         if not expected.get(self.kind, len(self.categories) >= 2):
             raise ValueError(
                 f"categories of {self.kind} column {self.name!r}: expected none for numeric, two "
                 f"for binary, two or more for categorical, got {len(self.categories)}"
             )
-        if not self.scale > 0:
+        if len(set(self.categories)) < len(self.categories):
+            raise ValueError(f"categories of column {self.name!r}: expected different ones")
+        if not 0 < self.scale < math.inf:
             raise ValueError(f"scale of column {self.name!r}: expected > 0, got {self.scale}")
+        if self.fill is not None:
+            fits = not isinstance(self.fill, str)
+            fits = fits if self.kind == "numeric" else self.fill in self.categories
+            if not fits:
+                raise ValueError(
+                    f"fill of column {self.name!r}: got {self.fill!r}, none of its own"
+                )
 
     @property
     def width(self) -> int:
         """How many numbers it becomes."""
         return len(self.categories) if self.kind == "categorical" else 1
+
+
+def is_constant(mean: Any, scale: Any) -> Any:
+    """Whether values of this mean and deviation differ by no more than float64's rounding.
+
+    Arrays give an array. The bound is relative: numbers of 1e-15 may differ too.
+
+    Examples:
+        >>> is_constant(1e6, 1.0), is_constant(-2.0, 1e-14), is_constant(1e-15, 1e-16)
+        (False, True, False)
+    """
+    return scale <= 1e-12 * abs(mean)
 
 
 def encoded_width(columns: Sequence[Column]) -> int:

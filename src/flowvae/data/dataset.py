@@ -16,14 +16,10 @@ from flowvae.data.columns import Column
 from flowvae.data.rows import FileRows
 from flowvae.errors import UserError
 
-__all__ = ["Binarization", "Dataset", "Split", "Statistics", "binarize"]
+__all__ = ["Binarization", "Dataset", "Origin", "Split", "Statistics"]
 
 Binarization = Literal["none", "dynamic", "static", "threshold"]
 
-# The fixed draws of `static`, and of the test images under `dynamic`, belong to the data and not
-# to the run: every run sees the same binary images, whatever its seed.
-_STATIC_SEED = 0
-_PART = 10_000  # data drawn together: changing it would change the fixed draws
 _PART_VALUES = 2**20  # numbers looked at together where a whole split is passed over
 
 
@@ -57,16 +53,35 @@ class Statistics:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Which data of its source a split holds, so that what belongs to a datum goes with it.
+
+    Args:
+        part: of the source: train, validation or test where it has such parts, else all.
+        count: data in that part.
+        rows: which of them these are, (N,), in the order of the split; all, in order, if none.
+        block_rows: rows in a block, as a file of this part is cut, see :mod:`flowvae.data.rows`.
+    """
+
+    part: str
+    count: int
+    rows: Tensor | None = None
+    block_rows: int = 1
+
+
+@dataclass(frozen=True)
 class Split:
     """One split: data (N, P), uint8 with 255 for 1, or float32; labels (N,).
 
     Args:
         images: a tensor, or rows that are read from their file when asked for.
         labels: one number per datum, if there are any.
+        origin: where the data comes from, if it was read from a source.
     """
 
     images: Tensor | FileRows
     labels: Tensor | None = None
+    origin: Origin | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -136,7 +151,7 @@ class Dataset:
         train: what is learned from.
         test: what is held out, for the final figures.
         data_shape: shape of one datum, such as (28, 28).
-        binarization: the policy that was applied, see :func:`binarize`.
+        binarization: the policy that was applied, see :func:`flowvae.data.binarize`.
         validation: what is held out for decisions on the way, such as when to stop.
         columns: of a table, what the values mean; else none.
         label_names: what the labels 0, 1, … stand for, where they have names.
@@ -230,83 +245,64 @@ class Dataset:
 
 
 def adopt(
-    images: np.ndarray | FileRows, labels: np.ndarray | None, name: str, owned: bool = False
+    images: np.ndarray | FileRows,
+    labels: np.ndarray | None,
+    name: str,
+    *,
+    rows: np.ndarray | None = None,
+    owned: bool = False,
+    wide: bool = False,
 ) -> Split:
-    """A split of checked data and labels; arrays are copied, unless they are ``owned`` already."""
-    if labels is not None:
-        if labels.shape != (len(images),) or labels.dtype.kind not in "iuf":
-            raise UserError(
-                f"{name} labels: expected {len(images)} integers (or, for quantities, "
-                f"real numbers), got {labels.dtype} {labels.shape}"
-            )
-        labels = labels.astype(np.float64 if labels.dtype.kind == "f" else np.int64)
-    kept = None if labels is None else torch.from_numpy(labels)
+    """A split of checked data and labels, uint8 or float32.
+
+    Args:
+        images: (N, ...).
+        labels: (N,), of those of the split alone.
+        name: for messages.
+        rows: which of the images; all if not given.
+        owned: an array that fits as it is need not be copied.
+        wide: keep real numbers in float64, because they are yet to be standardised.
+    """
+    count = len(images) if rows is None else len(rows)
+    kept = None if labels is None else torch.from_numpy(_checked_labels(labels, count, name))
     if isinstance(images, FileRows):
         return Split(images, kept)
     if images.ndim < 2 or images.size == 0:
         raise UserError(f"{name}: expected an array (N, ...) that is not empty, got {images.shape}")
-    if images.dtype != np.uint8:
-        if images.dtype.kind not in "fiub":
-            raise UserError(f"{name}: expected numbers, got dtype {images.dtype}")
-        with np.errstate(over="ignore"):  # found just below
-            images = images.astype(np.float32, copy=not owned)
-        if not np.isfinite(images).all():
-            raise UserError(f"{name}: expected finite numbers, got NaN or infinity")
-        flat = images.reshape(len(images), -1)
+    if images.dtype.kind not in "fiub":
+        raise UserError(f"{name}: expected numbers, got dtype {images.dtype}")
+    real = np.dtype(np.float64 if wide else np.float32)
+    dtype = images.dtype if images.dtype == np.uint8 else real
+    if owned and rows is None and images.dtype == dtype and images.flags.carray:
+        flat = images.reshape(count, -1)
     else:
-        flat = np.array(images.reshape(len(images), -1), copy=None if owned else True)
-    return Split(torch.from_numpy(np.ascontiguousarray(flat)), kept)
+        flat = _gathered(images, rows, dtype)
+    # NaN is both the smallest and the largest.
+    if dtype != np.uint8 and not np.isfinite([flat.min(), flat.max()]).all():
+        raise UserError(f"{name}: expected finite numbers, got NaN or infinity")
+    return Split(torch.from_numpy(flat), kept)
 
 
-def binarize(dataset: Dataset, policy: Binarization) -> Dataset:
-    """Apply a binarization policy to a grey data set.
-
-    - ``none``: grey pixels stay; a Bernoulli likelihood is then a pseudo-likelihood.
-    - ``threshold``: 1 where x ≥ ½.
-    - ``static``: one fixed Bernoulli(x) draw of every image, the same for all runs.
-    - ``dynamic``: a fresh Bernoulli(x) draw each time a training image is used (see
-      :class:`Batches`); the test and validation images are one fixed draw, so that runs can be
-      compared.
-
-    Results under different policies are never comparable.
-
-    Raises:
-        UserError: there are values outside [0, 1].
-    """
-    if policy == "none":
-        return replace(dataset, binarization=policy)
-    for split in dataset.splits.values():
-        if dataset.columns is not None:
-            raise UserError(f"binarization: {policy} expects pixels, got a table, {dataset.name}")
-        if split.images.dtype == torch.uint8:
-            continue
-        low, high = split.statistics.low, split.statistics.high
-        if low < 0 or high > 1:
-            raise UserError(
-                f"binarization: {policy} expects pixels in [0, 1], got {low:g} to {high:g} in "
-                f"{dataset.name}"
-            )
-    generator = torch.Generator().manual_seed(_STATIC_SEED)
-    change: dict[str, Split] = {}
-    # Test first: its draw then does not depend on what else is drawn.
-    for name in ("test", "train", "validation"):
-        split = dataset.splits.get(name)
-        if split is not None and not (policy == "dynamic" and name == "train"):
-            change[name] = _binary(split, policy, generator)
-    return replace(dataset, binarization=policy, **change)
+def _gathered(images: np.ndarray, rows: np.ndarray | None, dtype: np.dtype) -> np.ndarray:
+    """The chosen images as (N, P), a part at a time: nothing is held twice in its old type."""
+    count, P = len(images) if rows is None else len(rows), math.prod(images.shape[1:])
+    flat = np.empty((count, P), dtype)
+    step = max(1, _PART_VALUES // P)
+    for start in range(0, count, step):
+        place = slice(start, start + step)
+        part = images[place if rows is None else rows[place]]
+        with np.errstate(over="ignore"):  # the caller looks for infinity
+            flat[place] = part.reshape(len(part), P)
+    return flat
 
 
-def _binary(split: Split, policy: Binarization, generator: torch.Generator) -> Split:
-    """The split with 0 or 1 in place of grey, as uint8 0 or 255."""
-    if isinstance(split.images, FileRows):
-        seed = None if policy == "threshold" else _STATIC_SEED
-        return replace(split, images=split.images.binarized(seed))
-
-    def function(x: Tensor) -> Tensor:
-        return x >= 0.5 if policy == "threshold" else torch.bernoulli(x, generator=generator)
-
-    parts = [
-        function(split.values(slice(start, start + _PART))).to(torch.uint8) * 255
-        for start in range(0, len(split), _PART)
-    ]
-    return replace(split, images=torch.cat(parts))
+def _checked_labels(labels: np.ndarray, count: int, name: str) -> np.ndarray:
+    """Labels as int64, or float64 where they are quantities."""
+    if labels.shape != (count,) or labels.dtype.kind not in "iuf":
+        raise UserError(
+            f"{name} labels: expected {count} integers (or, for quantities, "
+            f"real numbers), got {labels.dtype} {labels.shape}"
+        )
+    if labels.dtype.kind == "u" and labels.max() >= 2**63:
+        raise UserError(f"{name} labels: expected integers below 2^63, got {labels.max()}")
+    return labels.astype(np.float64 if labels.dtype.kind == "f" else np.int64)

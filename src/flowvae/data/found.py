@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import torch
 
-from flowvae.data.dataset import Dataset, Split, adopt
-from flowvae.data.rows import ArrayFile, FileRows
+from flowvae.data.dataset import Dataset, Origin, Split, adopt
+from flowvae.data.rows import ArrayFile, FileRows, block_rows
 from flowvae.errors import UserError
 
 __all__ = ["Found", "cut", "split_dataset"]
@@ -84,9 +85,13 @@ def cut(
 
 
 def split_dataset(
-    found: Found, test_fraction: float, validation_fraction: float, seed: int
+    found: Found,
+    test_fraction: float,
+    validation_fraction: float,
+    seed: int,
+    wide: bool = False,
 ) -> Dataset:
-    """Cut what was found into checked splits."""
+    """Cut what was found into checked splits; ``wide`` if they are standardised next."""
     shapes = {name: _row_shape(found, name) for name in found.parts}
     first = next(iter(shapes.values()))
     for name, shape in shapes.items():
@@ -107,7 +112,7 @@ def split_dataset(
         record["unit"] = "blocks of neighbouring rows, for data larger than memory_budget"
     splits: dict[str, Split] = {}
     for name, (part, numbers) in chosen.items():
-        splits[name] = _take(found, part, numbers, f"{found.name}: {name}")
+        splits[name] = _take(found, part, numbers, f"{found.name}: {name}", wide)
     return Dataset(
         found.name,
         splits["train"],
@@ -133,19 +138,20 @@ def _units(part: np.ndarray | ArrayFile) -> int:
     return part.num_blocks if isinstance(part, ArrayFile) else len(part)
 
 
-def _take(found: Found, part: str, numbers: np.ndarray | None, name: str) -> Split:
+def _take(found: Found, part: str, numbers: np.ndarray | None, name: str, wide: bool) -> Split:
     array, labels = found.parts[part], found.labels.get(part)
     if isinstance(array, np.ndarray):
-        if numbers is None:
-            return adopt(array, labels, name)
-        chosen = None if labels is None else labels[numbers]
-        return adopt(array[numbers], chosen, name, owned=True)
-    blocks = np.arange(array.num_blocks) if numbers is None else np.sort(numbers)
-    rows = FileRows(array, blocks)
-    split = adopt(rows, None if labels is None else labels[rows.rows()], name)
+        chosen = labels if labels is None or numbers is None else labels[numbers]
+        split = adopt(array, chosen, name, rows=numbers, owned=True, wide=wide)
+        rows = None if numbers is None else torch.from_numpy(numbers)
+        blocks = block_rows(len(array), array[0].nbytes)
+        return replace(split, origin=Origin(part, len(array), rows, blocks))
     if array.dtype.kind not in "fiub":
         raise UserError(f"{name}: expected numbers, got dtype {array.dtype}")
-    if array.dtype.kind == "f":  # a pass over the file, worth it: NaN would end the training
+    blocks = np.arange(array.num_blocks) if numbers is None else np.sort(numbers)
+    rows = FileRows(array, blocks, wide=wide)
+    split = adopt(rows, None if labels is None else labels[rows.rows()], name)
+    if array.dtype.kind == "f" and not wide:  # a pass over the file, but NaN would end the training
         low, high = split.statistics.low, split.statistics.high
         if not np.isfinite([low, high]).all():
             raise UserError(f"{name}: expected finite numbers, got NaN or infinity")

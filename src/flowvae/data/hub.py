@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from flowvae.data.columns import Column
 from flowvae.data.dataset import Dataset
 from flowvae.data.found import SPLITS, Found, split_dataset
-from flowvae.data.images import read_images
+from flowvae.data.images import opened_picture, read_images
 from flowvae.data.options import Options
 from flowvae.data.table_files import arrow_dataset
 from flowvae.errors import UserError
@@ -89,20 +89,28 @@ def _pictures(
     names: Sequence[str] | None,
     options: Options,
 ) -> Found:
+    import datasets  # pyright: ignore[reportMissingImports]
+
     sources = [(part, row) for part, each in parts.items() for row in range(len(each))]
+    # As files: the library would open them in any format that Pillow knows.
+    packed = {
+        part: each.select_columns([column]).cast_column(column, datasets.Image(decode=False))
+        for part, each in parts.items()
+    }
 
-    @contextmanager
-    def opened(source: tuple[str, int]) -> Iterator[Any]:
+    def called(source: tuple[str, int]) -> str:
+        return f"{name}, {source[0]}, row {source[1]}"
+
+    def opened(source: tuple[str, int]) -> Any:
         part, row = source
-        yield parts[part][row][column]
+        value = packed[part][row][column]
+        if value is None:
+            raise UserError(f"data: expected a picture in every row, got none in {called(source)}")
+        content = value["bytes"]
+        file = value["path"] if content is None else BytesIO(content)
+        return opened_picture(file, called(source))
 
-    pixels = read_images(
-        sources,
-        opened,
-        lambda source: f"{name}, {source[0]}, row {source[1]}",
-        options.budget_bytes,
-        options.image_size,
-    )
+    pixels = read_images(sources, opened, called, options.budget_bytes, options.image_size)
     arrays: dict[str, np.ndarray] = {}
     labels: dict[str, np.ndarray] = {}
     start = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,11 @@ import numpy as np
 from flowvae.data.found import Found
 from flowvae.errors import UserError
 
-__all__ = ["image_folder", "is_image_folder", "read_images"]
+__all__ = ["image_folder", "is_image_folder", "opened_picture", "read_images"]
+
+# By their content, whatever their names say: Pillow's other readers start programs (EPS) or reach
+# for files and memory that a picture has no business with.
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 
 _SUFFIXES = frozenset(
     (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
@@ -95,7 +100,8 @@ def read_images(
                     )
     mode, channels = ("RGB", 3) if colour else ("L", 1)
     width, height = size
-    if len(sources) * channels * height * width > budget:
+    # One more while a picture is converted, resized and turned.
+    if (len(sources) + 1) * channels * height * width > budget:
         raise UserError(
             f"data: {len(sources)} pictures of {height}x{width}x{channels} need more than "
             "memory_budget; raise it, resize with image_size, or save them as a .npy, which is "
@@ -144,12 +150,26 @@ def _mixed_note(
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    from PIL import Image, UnidentifiedImageError
+def opened_picture(source: Any, name: str) -> Iterator[Any]:
+    """A Pillow image of a path or an open file.
+
+    Raises:
+        UserError: it is no picture in a usual format, broken, or so large that Pillow warns.
+    """
+    from PIL import Image
 
     try:
-        with Image.open(path) as image:
-            yield image
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"data: {path} is no readable picture: {reason}") from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd metadata
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(source, formats=_FORMATS) as image:
+                yield image
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001  Pillow's readers raise of many kinds
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise UserError(f"data: {name} is no readable picture: {reason}") from None
+
+
+def _opened(path: Path) -> Any:
+    return opened_picture(path, str(path))

@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-
 from flowvae.data.arrays import numpy_file
+from flowvae.data.binarization import binarize
 from flowvae.data.columns import Column
-from flowvae.data.dataset import Binarization, Dataset, Split, binarize
+from flowvae.data.dataset import Binarization, Dataset
 from flowvae.data.found import Found, split_dataset
 from flowvae.data.hub import hub_dataset
 from flowvae.data.idx import bundled_mnist, idx_file, idx_folder, is_idx
 from flowvae.data.images import image_folder, is_image_folder
 from flowvae.data.options import Options
-from flowvae.data.rows import FileRows
+from flowvae.data.scaling import standardize
 from flowvae.data.table_files import is_table, table_file
 from flowvae.errors import UserError
 
 if TYPE_CHECKING:
     from flowvae.config import Config
 
-__all__ = ["load_configured", "load_dataset", "standardize"]
+__all__ = ["load_configured", "load_dataset"]
 
 _EXPECTED = (
     "'mnist', hf:NAME, a folder of IDX files or pictures, an IDX file, a .npy or .npz, "
@@ -73,7 +71,8 @@ def load_dataset(
         dataset = table_file(path, chosen, columns)
     else:
         found = _found(name, path, chosen)
-        dataset = split_dataset(found, test_fraction, chosen.validation_fraction, seed)
+        wide = columns is not None or chosen.scaling == "standard"
+        dataset = split_dataset(found, test_fraction, chosen.validation_fraction, seed, wide)
     if dataset.columns is None and (columns is not None or chosen.scaling == "standard"):
         dataset = standardize(dataset, columns)
     return binarize(dataset, binarization)
@@ -102,61 +101,3 @@ def _found(name: str, path: Path, options: Options) -> Found:
     if path.exists():
         raise UserError(f"data: expected {_EXPECTED}, got {name}")
     raise UserError(f"data: expected {_EXPECTED}; no such file or folder: {name}")
-
-
-def standardize(dataset: Dataset, columns: Sequence[Column] | None = None) -> Dataset:
-    """Each value of data (N, P) minus its mean over the training split, over its deviation.
-
-    Args:
-        dataset: not a table; those are standardised as they are read.
-        columns: use these means and scales instead.
-
-    Raises:
-        UserError: data of another shape, or a value is constant.
-    """
-    if len(dataset.data_shape) != 1:
-        raise UserError(
-            f"scaling: expected data of shape (N, P) to standardise, got data of shape "
-            f"{dataset.data_shape} in {dataset.name}"
-        )
-    P = dataset.data_shape[0]
-    if columns is None:
-        mean, scale = _moments(dataset.train)
-        constant = np.flatnonzero(scale <= 1e-6 * np.maximum(1.0, np.abs(mean)))
-        if len(constant):
-            shown = ", ".join(str(k) for k in constant[:5])
-            raise UserError(
-                f"scaling: {len(constant)} of {P} values are constant in the training split of "
-                f"{dataset.name} (number {shown}{' …' if len(constant) > 5 else ''}); leave them "
-                "out, or use scaling=none"
-            )
-        columns = tuple(
-            Column(f"x_{k + 1}", "numeric", mean=float(mean[k]), scale=float(scale[k]))
-            for k in range(P)
-        )
-    elif len(columns) != P or any(column.kind != "numeric" for column in columns):
-        raise UserError(
-            f"data: the model expects a table of {len(columns)} columns, {dataset.name} has "
-            f"arrays of {P} numbers"
-        )
-    mean = np.array([column.mean for column in columns])
-    scale = np.array([column.scale for column in columns])
-    splits = {name: _scaled(split, mean, scale) for name, split in dataset.splits.items()}
-    return replace(dataset, columns=tuple(columns), **splits)
-
-
-def _moments(split: Split) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation (N in the denominator), in two passes, a part at a time."""
-    step = max(1, 2**20 // split.images.shape[1])
-    starts = range(0, len(split), step)
-    parts = [slice(start, start + step) for start in starts]
-    mean = sum(split.values(part).double().sum(0) for part in parts) / len(split)
-    square = sum((split.values(part).double() - mean).square().sum(0) for part in parts)
-    return np.asarray(mean), np.sqrt(np.asarray(square) / len(split))
-
-
-def _scaled(split: Split, mean: np.ndarray, scale: np.ndarray) -> Split:
-    if isinstance(split.images, FileRows):
-        return replace(split, images=split.images.standardized(mean, scale))
-    shift, width = torch.from_numpy(mean), torch.from_numpy(scale)
-    return replace(split, images=((split.values().double() - shift) / width).float())

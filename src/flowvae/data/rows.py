@@ -13,7 +13,9 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from gzip import GzipFile
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -21,11 +23,85 @@ from torch import Tensor
 
 from flowvae.errors import UserError
 
-__all__ = ["ArrayFile", "FileRows"]
+__all__ = [
+    "ArrayFile",
+    "FileRows",
+    "block_rows",
+    "block_uniforms",
+    "checked_bytes",
+    "cut_short",
+    "gib",
+    "read_array",
+]
+
+Stream = IO[bytes] | GzipFile
 
 _BLOCK_BYTES = 2**18
 _POOL_BYTES = 2**26  # rows shuffled together
 _LEAST_BLOCKS = 1000  # where the file has so many rows
+_MOST_DIMENSIONS = 32
+
+
+def checked_bytes(shape: tuple[int, ...], dtype: np.dtype, where: str) -> int:
+    """What an array takes, by what a file says of it: asked before any memory is taken.
+
+    Raises:
+        UserError: no array has this shape, or the type is none of numbers.
+    """
+    if dtype.kind not in "fiub" or not dtype.itemsize:
+        raise UserError(f"{where}: expected numbers, got dtype {dtype}")
+    right = all(type(n) is int and n >= 0 for n in shape) and len(shape) <= _MOST_DIMENSIONS
+    if not right or math.prod(max(1, n) for n in shape) >= 2**56:
+        raise UserError(
+            f"{where}: expected a shape of at most {_MOST_DIMENSIONS} sizes, none negative and "
+            f"together below 2^56, got {str(shape)[:80]}"
+        )
+    return math.prod(shape) * dtype.itemsize
+
+
+def read_array(stream: Stream, shape: tuple[int, ...], dtype: np.dtype, where: str) -> np.ndarray:
+    """An array in C order from an open file, into memory of its own.
+
+    Raises:
+        UserError: the file ends too early.
+    """
+    found = np.empty(shape, dtype)
+    count = _fill(found, stream)
+    if count < found.nbytes:
+        raise cut_short(where, found.nbytes, shape, count)
+    return found
+
+
+def cut_short(where: str, expected: int, shape: tuple[int, ...], got: int) -> UserError:
+    return UserError(
+        f"{where} is cut short: expected {expected} bytes for shape {shape}, got {got}"
+    )
+
+
+def _fill(array: np.ndarray, stream: Stream) -> int:
+    """Read the bytes of an array in C order; how many there were."""
+    buffer = array.reshape(-1).view(np.uint8).data
+    done = 0
+    while done < len(buffer):
+        count = stream.readinto(buffer[done:])  # pyright: ignore[reportAttributeAccessIssue]
+        if not count:
+            break
+        done += count
+    return done
+
+
+def gib(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB"
+
+
+def block_rows(count: int, row_bytes: int) -> int:
+    """Rows in one block; fewer in a small file, so that there are many to divide."""
+    return max(1, min(_BLOCK_BYTES // max(1, row_bytes), count // _LEAST_BLOCKS))
+
+
+def block_uniforms(seed: int, block: int, shape: tuple[int, int]) -> np.ndarray:
+    """U[0, 1), float32, that belong to a block of a file, whoever asks."""
+    return np.random.default_rng([seed, block]).random(shape, np.float32)
 
 
 @dataclass(frozen=True)
@@ -62,9 +138,7 @@ class ArrayFile:
 
     @cached_property
     def block_rows(self) -> int:
-        """Rows in one block; fewer in a small file, so that there are many to divide."""
-        rows = _BLOCK_BYTES // max(1, self.row_values * self.dtype.itemsize)
-        return max(1, min(rows, len(self) // _LEAST_BLOCKS))
+        return block_rows(len(self), self.row_values * self.dtype.itemsize)
 
     @property
     def num_blocks(self) -> int:
@@ -78,15 +152,10 @@ class ArrayFile:
     def read(self, start: int, stop: int) -> np.ndarray:
         """Rows start … stop - 1 as (rows, P), in the file's dtype."""
         rows = np.empty((stop - start, self.row_values), self.dtype)
-        buffer = rows.reshape(-1).view(np.uint8).data
         with self.path.open("rb", buffering=0) as file:
             file.seek(self.offset + start * self.row_values * self.dtype.itemsize)
-            done = 0
-            while done < len(buffer):
-                count = file.readinto(buffer[done:])
-                if not count:
-                    raise UserError(f"data: {self.path} ends before its last row; was it changed?")
-                done += count
+            if _fill(rows, file) < rows.nbytes:
+                raise UserError(f"data: {self.path} ends before its last row; was it changed?")
         return rows
 
 
@@ -104,8 +173,9 @@ class FileRows:
         binary: give 0 or 255 (uint8) in place of pixels: 255 where x ≥ ½, or, with a ``seed``, by
             a fixed Bernoulli(x) draw.
         seed: of that draw.
-        shift: subtracted from every row, (P,), if given.
-        scale: then divided by, (P,).
+        shift: subtracted from every row, (P,), float64, if given.
+        scale: then divided by, (P,), float64.
+        wide: give real numbers in float64: they are yet to be standardised.
     """
 
     file: ArrayFile
@@ -113,8 +183,9 @@ class FileRows:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     binary: bool = False
     seed: int | None = None
-    shift: Tensor | None = None
-    scale: Tensor | None = None
+    shift: np.ndarray | None = None
+    scale: np.ndarray | None = None
+    wide: bool = False
 
     @cached_property
     def _length(self) -> int:
@@ -132,8 +203,9 @@ class FileRows:
 
     @property
     def dtype(self) -> torch.dtype:
-        eight_bit = self.file.dtype == np.uint8 and self.shift is None
-        return torch.uint8 if self.binary or eight_bit else torch.float32
+        if self.binary or (self.file.dtype == np.uint8 and self.shift is None):
+            return torch.uint8
+        return torch.float64 if self.wide else torch.float32
 
     def to(self, device: torch.device) -> FileRows:
         return replace(self, device=torch.device(device))
@@ -143,11 +215,7 @@ class FileRows:
         return replace(self, binary=True, seed=seed)
 
     def standardized(self, shift: np.ndarray, scale: np.ndarray) -> FileRows:
-        return replace(
-            self,
-            shift=torch.from_numpy(shift.astype(np.float32)),
-            scale=torch.from_numpy(scale.astype(np.float32)),
-        )
+        return replace(self, shift=shift, scale=scale, wide=False)
 
     def rows(self) -> np.ndarray:
         """Which rows of the file these are, (N,): one number a row, so only where that fits."""
@@ -218,18 +286,22 @@ class FileRows:
         rows = self.file.read_block(block).astype(self.file.dtype.newbyteorder("="), copy=False)
         if not self.binary:
             return rows
-        grey = rows / np.float32(255) if rows.dtype == np.uint8 else rows
+        grey = _as_seen(rows)
         if self.seed is None:
             return np.where(grey >= 0.5, np.uint8(255), np.uint8(0))
-        draws = np.random.default_rng([self.seed, block]).random(rows.shape, np.float32)
+        draws = block_uniforms(self.seed, block, rows.shape)
         return np.where(draws < grey, np.uint8(255), np.uint8(0))
 
     def _finish(self, rows: np.ndarray) -> Tensor:
-        if rows.dtype != np.uint8 and rows.dtype != np.float32:
-            rows = rows.astype(np.float32)
-        found = torch.from_numpy(rows).to(self.device)
-        if self.shift is None or self.scale is None:
-            return found
-        if found.dtype == torch.uint8:
-            found = found.float().div_(255)
-        return (found - self.shift.to(self.device)) / self.scale.to(self.device)
+        with np.errstate(over="ignore"):  # infinity is found where the file is opened
+            if self.shift is not None and self.scale is not None:
+                rows = (_as_seen(rows, np.float64) - self.shift) / self.scale
+            if rows.dtype != np.uint8:
+                rows = rows.astype(np.float64 if self.wide else np.float32, copy=False)
+        return torch.from_numpy(rows).to(self.device)
+
+
+def _as_seen(rows: np.ndarray, dtype: type[np.floating] = np.float32) -> np.ndarray:
+    """As the model sees them: 255 is 1."""
+    rows = rows / np.float32(255) if rows.dtype == np.uint8 else rows
+    return rows.astype(dtype, copy=False)

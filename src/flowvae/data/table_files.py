@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import gzip
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from flowvae.data.arrays import whole_or_real
+from flowvae.data.arrow_files import arrow_module, read_csv, read_parquet, short
 from flowvae.data.columns import Column, encoded_width
 from flowvae.data.dataset import Dataset, Split, adopt
 from flowvae.data.found import cut
+from flowvae.data.rows import gib
 from flowvae.data.tables import (
     RawColumn,
     encode_table,
@@ -31,6 +33,7 @@ __all__ = ["TABLE_SUFFIXES", "Missing", "arrow_dataset", "is_table", "table_file
 Missing = Literal["refuse", "impute"]
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet", ".pq")
+_LARGEST_WHOLE = 2**53  # float64 tells larger whole numbers no longer apart
 _LIKE_LABELS = frozenset(
     ("label", "labels", "class", "target", "targets", "y", "outcome", "diagnosis", "species")
 )
@@ -48,7 +51,7 @@ def table_file(path: Path, options: Options, columns: Sequence[Column] | None = 
             cannot be used, see :func:`flowvae.data.tables.infer_columns`.
     """
     parquet = path.name.lower().endswith((".parquet", ".pq"))
-    read = _read_parquet(path) if parquet else _read_csv(path)
+    read = (read_parquet if parquet else read_csv)(path, options.budget_bytes)
     return arrow_dataset(str(path.resolve()), {"all": read}, options, columns)
 
 
@@ -78,15 +81,18 @@ def arrow_dataset(
         unfitted = infer_columns(whole, options.categorical_columns)
     counts = {part: len(next(iter(table.values()))) for part, table in tables.items()}
     chosen, record = cut(counts, options.test_fraction, options.validation_fraction, options.seed)
-    rows = {
-        split: tables[part] if numbers is None else {k: v[numbers] for k, v in tables[part].items()}
-        for split, (part, numbers) in chosen.items()
-    }
+    rows = {split: _Rows(tables[part], numbers) for split, (part, numbers) in chosen.items()}
     impute = options.missing == "impute"
     if columns is None:
         columns = fit_columns(unfitted, rows["train"], impute)
     elif impute:
         columns = [_filled(column) for column in columns]
+    count, P = sum(counts.values()), encoded_width(columns)
+    if 4 * count * P > options.budget_bytes:
+        raise UserError(
+            f"data: {name} becomes {count} rows of {P} numbers, {gib(4 * count * P)}, more than "
+            "memory_budget; raise it, or leave out columns of many categories by drop_columns"
+        )
     codes, names = _labels(drawn, label_names)
     splits: dict[str, Split] = {}
     for split, (part, numbers) in chosen.items():
@@ -105,6 +111,23 @@ def arrow_dataset(
         record=record,
         notes=notes,
     )
+
+
+class _Rows(Mapping[str, RawColumn]):
+    """Some rows of a table, of which a column is copied when it is asked for."""
+
+    def __init__(self, table: Mapping[str, RawColumn], rows: np.ndarray | None) -> None:
+        self.table, self.rows = table, rows
+
+    def __getitem__(self, name: str) -> RawColumn:
+        column = self.table[name]
+        return column if self.rows is None else column[self.rows]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.table)
+
+    def __len__(self) -> int:
+        return len(self.table)
 
 
 def _drawn_labels(
@@ -133,57 +156,15 @@ def _filled(column: Column) -> Column:
     return replace(column, fill=column.mean if column.kind == "numeric" else column.categories[0])
 
 
-def _arrow(what: str) -> Any:
-    try:
-        return import_module(what)
-    except ImportError:
-        raise UserError(
-            "data: tables need pyarrow, which is not installed; pip install 'flowvae[tables]'"
-        ) from None
-
-
-def _read_parquet(path: Path) -> Any:
-    parquet, arrow = _arrow("pyarrow.parquet"), _arrow("pyarrow")
-    try:
-        return parquet.read_table(path)
-    except (arrow.ArrowException, OSError) as error:
-        raise UserError(f"data: {path} is no readable Parquet file: {_short(error)}") from None
-
-
-def _read_csv(path: Path) -> Any:
-    csv, arrow = _arrow("pyarrow.csv"), _arrow("pyarrow")
-    opened = gzip.open if path.name.endswith(".gz") else open
-    try:
-        with opened(path, "rb") as file:
-            first = file.readline(2**20).decode("utf-8-sig")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise UserError(f"data: {path} is no readable CSV file: {_short(error)}") from None
-    if not first.strip():
-        raise UserError(f"data: expected a table with a line of column names, {path} is empty")
-    delimiter = max(",;\t", key=first.count)
-    fields = [field.strip().strip('"') for field in first.strip().split(delimiter)]
-    # A first line of numbers is a row, not names.
-    names = (
-        [f"column_{k + 1}" for k in range(len(fields))] if all(map(_is_number, fields)) else None
-    )
-    try:
-        return csv.read_csv(
-            path,
-            read_options=csv.ReadOptions(column_names=names),
-            parse_options=csv.ParseOptions(delimiter=delimiter),
-            convert_options=csv.ConvertOptions(strings_can_be_null=True),
-        )
-    except (arrow.ArrowException, OSError) as error:
-        raise UserError(f"data: {path} is no readable CSV file: {_short(error)}") from None
-
-
 def _raw_table(
     name: str, table: Any, options: Options, columns: Sequence[Column] | None
 ) -> dict[str, RawColumn]:
     names = [each or f"column_{k + 1}" for k, each in enumerate(table.column_names)]
-    twice = next((each for each in names if names.count(each) > 1), None)
-    if twice is not None:
-        raise UserError(f"data: expected columns of different names in {name}, got two {twice!r}")
+    twice = [each for each, count in Counter(names).items() if count > 1]
+    if twice:
+        raise UserError(
+            f"data: expected columns of different names in {name}, got two {twice[0]!r}"
+        )
     if table.num_rows < 2:
         raise UserError(f"data: expected at least 2 rows in {name}, got {table.num_rows}")
     for field in ("drop_columns", "categorical_columns"):
@@ -204,27 +185,55 @@ def _raw_table(
 
 
 def _raw_column(name: str, column_name: str, column: Any) -> RawColumn:
-    arrow = _arrow("pyarrow")
+    arrow = arrow_module("pyarrow")
+    where = f"data: column {column_name!r} of {name}"
+    try:
+        return _converted(arrow, where, column)
+    except arrow.ArrowException as error:
+        raise UserError(
+            f"{where}: cannot be read as {column.type}: {short(error)}; leave it out by "
+            "drop_columns"
+        ) from None
+
+
+def _converted(arrow: Any, where: str, column: Any) -> RawColumn:
     types, kind = arrow.types, column.type
+    inner = kind.value_type if types.is_dictionary(kind) else kind
+    if types.is_string(inner) or types.is_large_string(inner):
+        return _words(types, column)
     if types.is_dictionary(kind):
-        column, kind = column.cast(kind.value_type), kind.value_type
+        column, kind = column.cast(inner), inner
     missing = np.asarray(column.is_null(nan_is_null=types.is_floating(kind)))
     if types.is_null(kind):
         return RawColumn(np.full(len(column), np.nan), np.ones(len(column), bool))
     if types.is_boolean(kind):
-        texts_ = np.array(
-            [None if v is None else str(v).lower() for v in column.to_pylist()], object
+        return _words(types, column.cast(arrow.string()))
+    if not (types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind)):
+        raise UserError(
+            f"{where}: expected numbers, texts or true/false, got {kind}; convert it, or leave it "
+            "out by drop_columns"
         )
-        return RawColumn(texts_, missing)
-    if types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind):
-        values = np.asarray(column.cast(arrow.float64()).fill_null(0.0), np.float64)
-        return RawColumn(np.where(missing, 0.0, values), missing)
-    if types.is_string(kind) or types.is_large_string(kind):
-        return RawColumn(np.array(column.to_pylist(), object), missing)
-    raise UserError(
-        f"data: column {column_name!r} of {name}: expected numbers, texts or true/false, got "
-        f"{kind}; convert it, or leave it out by drop_columns"
-    )
+    # Of whole numbers the nearest that float64 has, not an error of Arrow's: see below.
+    values = np.asarray(column.cast(arrow.float64(), safe=False).fill_null(0.0), np.float64)
+    if missing.any():
+        values = np.where(missing, 0.0, values)
+    if types.is_integer(kind) and np.abs(values).max(initial=0.0) >= _LARGEST_WHOLE:
+        raise UserError(
+            f"{where}: expected whole numbers below 2^53, got {values[np.abs(values).argmax()]:.0f}"
+            "; leave it out by drop_columns, or convert it"
+        )
+    return RawColumn(values, missing)
+
+
+def _words(types: Any, column: Any) -> RawColumn:
+    """Texts as objects, of which those that are alike are one; None where there is none."""
+    parts = [np.empty(0, object)]
+    for chunk in column.chunks:
+        coded = chunk if types.is_dictionary(chunk.type) else chunk.dictionary_encode()
+        words = np.array([*coded.dictionary.to_pylist(), None], object)
+        parts.append(words[np.asarray(coded.indices.fill_null(len(words) - 1))])
+    values = np.concatenate(parts)
+    return RawColumn(values, np.array(values == None, bool))  # noqa: E711  elementwise
 
 
 def _label(name: str, table: dict[str, RawColumn], wanted: str) -> RawColumn:
@@ -248,10 +257,10 @@ def _labels(
     if not drawn:
         return {}, None
     if all(raw.numeric for raw in drawn.values()):
-        whole = all((raw.values == np.round(raw.values)).all() for raw in drawn.values())
-        kind = np.int64 if whole else np.float64
-        names = tuple(label_names) if label_names is not None else None
-        return {part: raw.values.astype(kind) for part, raw in drawn.items()}, names
+        found = {part: whole_or_real(raw.values) for part, raw in drawn.items()}
+        if any(values.dtype.kind == "f" for values in found.values()):
+            found = {part: values.astype(np.float64) for part, values in found.items()}
+        return found, None if label_names is None else tuple(label_names)
     names = tuple(sorted({text for raw in drawn.values() for text in texts(raw)}))
     code = {text: number for number, text in enumerate(names)}
     return {
@@ -289,15 +298,3 @@ def _notes(table: dict[str, RawColumn], label_column: str | None) -> tuple[str, 
                 f"drop_columns={name} leaves it out"
             )
     return tuple(found)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _short(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]

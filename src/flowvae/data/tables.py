@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from flowvae.data.columns import Column, encoded_slices, encoded_width
+from flowvae.data.columns import Column, encoded_slices, encoded_width, is_constant
 from flowvae.errors import UserError
 
 __all__ = ["RawColumn", "decode_table", "encode_table", "fit_columns", "infer_columns"]
@@ -163,7 +163,7 @@ def _infer(name: str, column: RawColumn, as_categories: bool) -> Column:
 
 def _refuse_free_text(name: str, values: list[str], present: RawColumn) -> None:
     if not present.numeric and len(values) > 10:
-        odd = [value for value in values if not _is_number(value)]
+        odd = [value for value in values if not is_number(value)]
         if len(odd) <= len(values) / 10:
             raise UserError(
                 f"data: column {name!r}: expected numbers, got {odd[0]!r}; correct it, leave it "
@@ -178,7 +178,7 @@ def _refuse_free_text(name: str, values: list[str], present: RawColumn) -> None:
         )
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
     try:
         float(text)
     except ValueError:
@@ -190,11 +190,16 @@ def _fit(column: Column, raw: RawColumn, impute: bool) -> Column:
     present = raw[~raw.missing]
     if column.kind == "numeric":
         values = present.values
-        mean, scale = (values.mean(), values.std()) if len(values) else (math.nan, math.nan)
-        if not (np.isfinite(mean) and scale > 1e-12 * max(1.0, abs(mean))):
+        with np.errstate(over="ignore", invalid="ignore"):  # found below
+            mean, scale = (values.mean(), values.std()) if len(values) else (math.nan, math.nan)
+        if not len(values) or is_constant(mean, scale):
             raise UserError(
                 f"data: column {column.name!r} is constant, or missing, in the training split; "
                 "leave it out by drop_columns"
+            )
+        if not np.isfinite([mean, scale]).all():
+            raise UserError(
+                f"data: column {column.name!r}: expected a finite variance, got {scale}"
             )
         fill = float(mean) if impute else None
         return replace(column, mean=float(mean), scale=float(scale), fill=fill)
@@ -215,13 +220,14 @@ def _encode(column: Column, raw: RawColumn, out: np.ndarray, name: str) -> None:
         )
     if column.kind == "numeric":
         if not raw.numeric:
-            odd = next((text for text in raw.values[~missing] if not _is_number(text)), "texts")
+            odd = next((text for text in raw.values[~missing] if not is_number(text)), "texts")
             raise UserError(f"{name}: column {column.name!r}: expected numbers, got {odd!r}")
         fill = 0.0 if column.fill is None else float(column.fill)
         values = np.where(missing, fill, raw.values)
         if not np.isfinite(values).all():
             raise UserError(f"{name}: column {column.name!r}: expected finite numbers, got inf")
-        out[:, 0] = (values - column.mean) / column.scale
+        with np.errstate(over="ignore"):
+            out[:, 0] = (values - column.mean) / column.scale
         return
     codes = {category: code for code, category in enumerate(column.categories)}
     found = np.zeros(len(raw), np.int64)
