@@ -21,9 +21,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from benchmarks.report import machine, mean_and_error, replace_between
+from flowvae.config import Part, load_config
+from flowvae.config.options import options_of
 from flowvae.registry import POSTERIORS
 
 ROOT = Path(__file__).parents[1]
@@ -38,6 +38,7 @@ SETTINGS = {
     "prior": "standard_normal",
     "network": "mlp",
 }
+_POSTERIOR_OPTIONS = ("num_flows", "constraint")
 
 
 def main() -> None:
@@ -76,6 +77,8 @@ def main() -> None:
 
 def _train(name: str, seed: int, settings: dict[str, Any], runs: Path) -> Path:
     K, epochs = settings["num_flows"], settings["epochs"]
+    own = options_of("posterior", name).model_fields
+    settings = {k: v for k, v in settings.items() if k in own or k not in _POSTERIOR_OPTIONS}
     folder = runs / f"{name}-K{K}-epochs{epochs}-seed{seed}"
     environment = folder / "environment.json"
     if environment.exists() and json.loads(environment.read_text())["status"] == "finished":
@@ -94,10 +97,11 @@ def _train(name: str, seed: int, settings: dict[str, Any], runs: Path) -> Path:
 
 def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
     """A finished run counts only if it was made with these settings."""
-    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config = load_config(folder / "config.yaml")
     for key, value in settings.items():
-        got = config[key]
-        got = ",".join(map(str, got)) if isinstance(got, list) else got
+        got = getattr(config, key)
+        got = got.name if isinstance(got, Part) else got
+        got = ",".join(map(str, got)) if isinstance(got, tuple) else got
         if key != "data" and got != value:
             raise SystemExit(f"{folder}: expected {key} = {value}, got {got}; remove the run")
 

@@ -67,7 +67,7 @@ def main() -> None:
 def _elbo(precision: str, seed: int, epochs: int) -> float:
     config = resolve_config(precision=precision, seed=seed, epochs=epochs)
     data = load_dataset("mnist")
-    trainer = Trainer(build_vae(config, data.data_shape), data, config)
+    trainer = Trainer(build_vae(config, data.data_shape), data, config.training, seed=seed)
     for _ in range(epochs):
         for _ in trainer.steps():
             pass

@@ -137,7 +137,8 @@ def _ratio(above: Sequence[float], below: Sequence[float]) -> dict[str, float]:
 
 def _trainer(data: Dataset, device: str, **settings: Any) -> Trainer:
     config = resolve_config(**settings)
-    return Trainer(build_vae(config, data.data_shape).to(device), data, config)
+    model = build_vae(config, data.data_shape).to(device)
+    return Trainer(model, data, config.training, config.objective, config.seed)
 
 
 def _epoch(trainer: Trainer) -> Call:
@@ -159,7 +160,9 @@ def _epochs(data: Dataset, rounds: int, device: str) -> dict[str, Any]:
         trainer = _trainer(data, device, precision=precision)
         calls[precision] = _epoch(trainer)
         # What no loop of these products and this optimizer can go below.
-        calls[f"{precision}, its floor"] = floor(trainer.config, device, len(trainer.batches))
+        calls[f"{precision}, its floor"] = floor(
+            resolve_config(precision=precision), device, len(trainer.batches)
+        )
     times = in_turn(calls, max(2, rounds), device)
     script = times["starting script"]
     return {name: _row(ms) | _ratio(script, ms) for name, ms in times.items()}
@@ -221,7 +224,8 @@ def floor(config: Config, device: str, n: int) -> Call:
 
 def _step_and_floor(data: Dataset, device: str, n: int, **settings: Any) -> dict[str, Call]:
     trainer = _trainer(data, device, **settings)
-    return {"step": _some_steps(trainer, n), "floor": floor(trainer.config, device, n)}
+    config = resolve_config(**settings)
+    return {"step": _some_steps(trainer, n), "floor": floor(config, device, n)}
 
 
 def _steps(data: Dataset, rounds: int, device: str, n: int = 50) -> dict[str, Any]:

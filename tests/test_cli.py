@@ -19,7 +19,8 @@ import yaml
 
 import flowvae
 from flowvae.cli import main
-from flowvae.config import Config
+from flowvae.config import Config, preset
+from flowvae.config.placing import KINDS, short_names
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
 SMALL = ["--hidden-dims", "16", "--batch-size", "32", "--evaluation-samples", "4"]
@@ -67,7 +68,8 @@ def test_train_leaves_a_folder_that_explains_itself(data_file, tmp_path, capsys,
         *("samples.png", "latent_grid.png", "posterior.png"),
     }
     config = yaml.safe_load((folder / "config.yaml").read_text())
-    assert (config["epochs"], config["seed"], config["num_flows"]) == (2, 3, 3)
+    assert (config["seed"], config["training"]["epochs"]) == (3, 2)
+    assert config["model"]["posterior"]["num_flows"] == 3
     with (folder / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["1", "2"]
@@ -142,23 +144,43 @@ def test_presets_are_configurations(capsys, tmp_path):
     assert flowvae.load_config(tmp_path / "p.yaml") == flowvae.preset("planar")
 
 
-def test_every_field_is_a_flag(capsys):
+def test_every_value_is_a_flag_in_the_help(capsys):
     assert call("train", "--help") == 0
     text = capsys.readouterr().out
-    for field in set(flowvae.Config.model_fields) - {"version"}:
-        assert f"--{field.replace('_', '-')}" in text
+    for name in [*short_names(flowvae.Config), *KINDS, "seed", "preset"]:
+        assert f"--{'data' if name == 'source' else name.replace('_', '-')}" in text
+
+
+def test_the_help_beside_a_family_lists_its_options(capsys):
+    assert call("train", "--posterior", "sylvester_orthogonal", "--prior=flow", "--help") == 0
+    text = capsys.readouterr().out
+    own = text.partition("Options of the posterior sylvester_orthogonal")[2]
+    assert "--num-orthogonal INTEGER" in own
+    assert "Options of the prior flow" in own
+    assert "--hidden-dims N[,N…]" in own
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["train", "--preset", "best"], "--preset"),
-        (["train", "--nonsense", "1"], "--nonsense"),
+        (["train", "--nonsense", "1"], "nonsense: no such field"),
+        (["train", "--num-flows"], "num_flows: expected a value"),
+        (["train", "mnist"], "unexpected argument 'mnist'"),
+        (["train", "--num-flows", "1", "--num-flows=2"], "num_flows: expected once"),
+        (
+            ["train", "--num-orthogonal", "1"],
+            "num_orthogonal: an option of the posterior sylvester_orthogonal",
+        ),
+        (
+            ["train", "--prior.num-flows", "1"],
+            "prior.num_flows: the prior standard_normal has no option",
+        ),
         (["fit"], "fit"),
-        (["train", "--num-flows", "-1"], "num_flows: .*got -1"),
+        (["train", "--num-flows", "-1"], "num_flows: .*got '-1'"),
         (["train", "--latent-dim", "0"], "latent_dim: .*got 0"),
         (["train", "--latent-dim", "two"], "--latent-dim"),
-        (["train", "--hidden-dims", "5,x"], "expected whole numbers .*'5,x'"),
+        (["train", "--hidden-dims", "5,x"], "network.hidden_dims.1: .*valid integer.*'x'"),
         (["train", "--data", "absent.npz"], "data: .*absent.npz"),
         (["train", "--data", "nan.npy"], "nan.npy: .*NaN"),
         (["train", "--data", "corrupt"], "corrupt"),
@@ -255,12 +277,12 @@ def test_python_m_flowvae_and_version():
     assert out.strip() == f"flowvae, version {flowvae.__version__}"
 
 
-@pytest.mark.parametrize("name", list(Config.model_fields))
-def test_every_field_is_a_flag_that_can_be_set(name, tmp_path, capsys):
+@pytest.mark.parametrize("name", [*short_names(Config), *preset("original").objective.options()])
+def test_every_value_can_be_set_by_its_flag(name, tmp_path, capsys):
     """Each in turn, with a value that its type takes: what is wrong is then the missing data."""
-    if name in ("version", "preset", "data"):
+    if name == "source":
         return
-    default = Config.model_fields[name].default
+    default = getattr(preset("original"), name)
     some = {None: "3", (): "3,4", "": "x"}.get(default, default)
     if isinstance(some, tuple):
         some = ",".join(map(str, some))

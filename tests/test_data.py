@@ -175,7 +175,7 @@ def by_datum(found: Dataset) -> dict[int, tuple[int, ...]]:
         int(label): tuple(image.tolist())
         for split in found.splits.values()
         if split.is_binary()
-        for label, image in zip(split.labels, split.images[:], strict=True)  # pyright: ignore
+        for label, image in zip(split.labels, split.images[:], strict=True)
     }
 
 

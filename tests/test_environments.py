@@ -72,8 +72,8 @@ def test_one_test_datum_has_no_standard_error(rows, tmp_path):
         (["--threads", 100_000], 2, "threads: input should be less than or equal to 1024"),
         (["--learning-rate", "inf"], 2, "learning_rate: input should be a finite number"),
         (["--epochs", 2**63], 2, "epochs: input should be less than or equal to"),
-        (["--posterior", "os:system"], 2, "posterior: expected a class with from_config"),
-        (["--posterior", "json:JSONDecoder"], 2, "posterior: expected a class with from_config"),
+        (["--posterior", "os:system"], 2, "posterior: expected a torch.nn.Module"),
+        (["--posterior", "json:JSONDecoder"], 2, "posterior: expected a torch.nn.Module"),
         (["--beta", "1e308"], 1, "the gradient was not finite"),
     ],
 )

@@ -14,6 +14,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import flowvae
 from flowvae import FlowVAE, UserError
+from flowvae.config.options import options_of
 from flowvae.evaluation.common_noise import common_draws, seeded_draws
 from flowvae.registry import POSTERIORS
 from flowvae.runs import write_model
@@ -110,7 +111,9 @@ def test_rows_that_go_one_by_one_agree_with_common_noise(fitted):
 @pytest.mark.parametrize("posterior", list(POSTERIORS))
 def test_every_posterior(posterior):
     X = correlated(60)
-    settings = {"num_orthogonal": 2, "num_householder": 2, "flow_hidden_dims": (8,)}
+    small = {"num_orthogonal": 2, "num_householder": 2, "hidden_dims": (8,)}
+    has = options_of("posterior", posterior).model_fields
+    settings = {f"posterior.{name}": value for name, value in small.items() if name in has}
     model = FlowVAE(posterior, **{**SMALL, "epochs": 1}, settings=settings).fit(X)
     scores = model.score_samples(X)
     assert np.isfinite(scores).all()

@@ -11,7 +11,7 @@ import torch
 from torch.distributions import Distribution
 
 import flowvae
-from flowvae.config import resolve_config
+from flowvae.config import build, resolve_config
 from flowvae.data import Dataset
 from flowvae.data.columns import Column
 from flowvae.likelihoods import Likelihood
@@ -34,7 +34,7 @@ def likelihood(name: str, **settings) -> tuple[Likelihood, int]:
     """It, and the number of values of a datum."""
     config = resolve_config(likelihood=name, **settings)
     width = 5 if name == "mixed" else P
-    return LIKELIHOODS[name].from_config(config, TABLE).double(), width
+    return build("likelihood", config.model.likelihood, columns=TABLE).double(), width
 
 
 def at_random(name: str, scale=1.0, batch=(), seed=0, **settings) -> Distribution:

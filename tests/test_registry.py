@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import flowvae
 from flowvae.cli import main
-from flowvae.config import Config, resolve_config
+from flowvae.config import Config, build, layered
 from flowvae.data.columns import Column
 from flowvae.distributions import FlowDistribution, LatentDistribution, MixtureDistribution
 from flowvae.posteriors import FlowPosterior
@@ -24,11 +24,16 @@ H = 6  # features
 FLOWS = [name for name in POSTERIORS if "gaussian" not in name]
 
 
+def where_they_have_it(**settings) -> Config:
+    """Settings for many families at once: as in files of version 1, each takes what it knows."""
+    return layered({"version": 1, **settings})
+
+
 def posterior(
     name: str, D=2, K=3, batch=4, scale=1.0, amortized=True, seed=0, dtype=torch.float64
 ) -> LatentDistribution:
     """q(z|x) of a fresh head for random features, everything it writes scaled up."""
-    config = Config(
+    config = where_they_have_it(
         posterior=name,
         latent_dim=D,
         num_flows=K,
@@ -39,7 +44,7 @@ def posterior(
         flow_hidden_dims=(16, 16),
     )
     torch.manual_seed(seed)
-    head = POSTERIORS[name].from_config(config, H).to(dtype)
+    head = build("posterior", config.model.posterior, in_features=H, latent_dim=D).to(dtype)
     with torch.no_grad():
         for parameter in head.parameters():
             parameter.mul_(scale)
@@ -142,8 +147,6 @@ def test_detached_is_the_same_distribution_without_gradients_to_its_parameters(n
 @pytest.mark.parametrize("amortized", [True, False])
 @pytest.mark.parametrize("name", POSTERIORS)
 def test_no_flows_is_the_gaussian(name, amortized):
-    if name == "full_gaussian":
-        pytest.skip("has no number of flows")
     q = posterior(name, 3, K=0, amortized=amortized)
     z, log_q = q.rsample_and_log_prob((5,))
     base = getattr(q, "base", q)
@@ -155,9 +158,9 @@ def test_no_flows_is_the_gaussian(name, amortized):
 @pytest.mark.parametrize("name", POSTERIORS)
 def test_float32_extremes_are_finite(name, seed):
     """Every number a head writes is ±100; log-density, draw and gradients stay finite."""
-    config = Config(posterior=name, latent_dim=3, num_flows=4, num_orthogonal=2)
+    config = where_they_have_it(posterior=name, num_flows=4, num_orthogonal=2)
     torch.manual_seed(seed)
-    head = POSTERIORS[name].from_config(config, H)
+    head = build("posterior", config.model.posterior, in_features=H, latent_dim=3)
     with torch.no_grad():
         head.heads.weight.zero_()
         signs = torch.randint(0, 2, head.heads.bias.shape) * 2 - 1
@@ -201,7 +204,7 @@ SMALL = {
 def model(shape=(3, 2), dtype=torch.float64, **settings) -> flowvae.VAE:
     """A small model; a table's likelihood gets a table's shape."""
     table = settings.get("likelihood") == "mixed"
-    config = resolve_config(**{**SMALL, **settings})
+    config = where_they_have_it(**{**SMALL, **settings})
     columns = TABLE if table else None
     return flowvae.build_vae(config, (6,) if table else shape, columns=columns).to(dtype)
 
@@ -248,7 +251,7 @@ def test_what_is_saved_is_what_is_loaded(settings, tmp_path):
     with torch.no_grad():  # so that a value that was not read back would show
         for parameter in made.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    config = resolve_config(**{**SMALL, **settings})
+    config = where_they_have_it(**{**SMALL, **settings})
     flowvae.Run(tmp_path, config, made).save_model()
     again = flowvae.load(tmp_path)
     x = data(made)
@@ -369,10 +372,6 @@ class WidePrior(nn.Module):
         super().__init__()
         self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
 
-    @classmethod
-    def from_config(cls, config: Config, data_dim: int) -> WidePrior:
-        return cls(config.latent_dim)
-
     def forward(self) -> LatentDistribution:
         from flowvae.distributions import DiagonalGaussian
 
@@ -412,8 +411,8 @@ from flowvae.networks import MLP
 
 class Mine(MLP):
     @classmethod
-    def encoder(cls, config, data_shape):
-        return cls(30, [7], "tanh")
+    def encoder(cls, data_shape, width: int = 3):
+        return cls(30, [width], "tanh")
 """
 
 
@@ -422,7 +421,7 @@ def test_a_class_of_ones_own_needs_no_registration(data_file, tmp_path, monkeypa
     monkeypatch.syspath_prepend(tmp_path)
     run = tmp_path / "run"
     arguments = ["train", "--network", "my_networks:Mine", "--data", data_file, "--epochs", 1]
-    arguments += ["--hidden-dims", 5, "--evaluation-samples", 2, "--out", run, "--quiet"]
+    arguments += ["--width", 7, "--evaluation-samples", 2, "--out", run, "--quiet"]
     main([*map(str, arguments)])
     with pytest.raises(flowvae.UserError, match="the module my_networks would be imported"):
         flowvae.load(run)

@@ -221,9 +221,9 @@ from flowvae.training import Trainer
 from flowvae.data import Split
 from dataclasses import replace
 data = load_dataset(sys.argv[1])
-config = flowvae.preset("original").model_copy(update={"hidden_dims": (16,), "device": "cpu"})
+config = flowvae.preset("original").replace(hidden_dims=(16,), device="cpu")
 model = flowvae.build_vae(config, data.data_shape)
-for terms in islice(Trainer(model, data, config).steps(), 100):
+for terms in islice(Trainer(model, data, config.training).steps(), 100):
     assert terms.log_weight.isfinite().all()
 few = replace(data.test.images, blocks=data.test.images.blocks[:100])
 assert evaluate_model(model, Split(few), 1).count > 30_000

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from making import trainer_of
 
 import flowvae
 from flowvae.config import resolve_config
@@ -24,8 +25,7 @@ SETTINGS = {"hidden_dims": (16,), "batch_size": 30}
 
 
 def make(data: Dataset, **settings) -> Trainer:
-    config = resolve_config(**{**SETTINGS, **settings})
-    return Trainer(flowvae.build_vae(config, data.data_shape), data, config)
+    return trainer_of(resolve_config(**{**SETTINGS, **settings}), data)
 
 
 def epochs(trainer: Trainer, n: int) -> list[dict[str, float]]:
@@ -87,7 +87,7 @@ def test_a_saved_state_goes_on_exactly_where_it_stopped(small_data, tmp_path, se
 def test_it_is_the_plain_loop(small_data):
     """The same draws through a loop of plain PyTorch give the same weights."""
     trainer = make(small_data, num_flows=4, max_grad_norm=5.0)
-    model = flowvae.build_vae(trainer.config, small_data.data_shape)
+    model = flowvae.build_vae(resolve_config(**SETTINGS, num_flows=4), small_data.data_shape)
     adam = torch.optim.Adam(model.parameters(), lr=1e-3, weight_decay=1e-5)
     order, noise = (torch.Generator().manual_seed(0) for _ in range(2))
     for _ in range(2):

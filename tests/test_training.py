@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from making import trainer_of
 
 import flowvae
 from flowvae import TrainingError, UserError, api
@@ -49,7 +50,7 @@ def test_seeds_differ_and_global_state_is_left_alone(small_data):
     ends = []
     for seed in (0, 1):
         config = resolve_config(seed=seed, hidden_dims=(8,))
-        trainer = Trainer(flowvae.build_vae(config, (6, 5)), small_data, config)
+        trainer = trainer_of(config, small_data)
         ends.append([terms.log_weight.mean().item() for terms in trainer.steps()])
     assert ends[0] != ends[1]
     assert torch.equal(torch.get_rng_state(), before)
@@ -57,7 +58,7 @@ def test_seeds_differ_and_global_state_is_left_alone(small_data):
 
 def test_gradients_are_clipped_to_the_norm(small_data):
     config = resolve_config(hidden_dims=(8,), max_grad_norm=0.01)
-    trainer = Trainer(flowvae.build_vae(config, (6, 5)), small_data, config)
+    trainer = trainer_of(config, small_data)
     for _ in trainer.steps():
         norms = [p.grad.norm() for p in trainer.model.parameters() if p.grad is not None]
         assert torch.stack(norms).norm().item() == pytest.approx(0.01, rel=1e-3)
@@ -65,7 +66,7 @@ def test_gradients_are_clipped_to_the_norm(small_data):
 
 def test_running_means_weigh_every_datum_alike(small_data):
     config = resolve_config(hidden_dims=(8,), batch_size=64)  # the last batch has 8 of 200
-    trainer = Trainer(flowvae.build_vae(config, (6, 5)), small_data, config)
+    trainer = trainer_of(config, small_data)
     means, values = RunningMeans(), []
     for terms in trainer.steps():
         means.add(terms)
@@ -188,13 +189,13 @@ def test_dynamic_binarization_of_mnist_is_scored_on_a_fixed_draw():
     mnist = load_dataset("mnist", "dynamic")
     part = Dataset("part", Split(mnist.train.images[:500]), mnist.test, (28, 28), "dynamic")
     config = resolve_config(binarization="dynamic", hidden_dims=(8,))
-    model = flowvae.build_vae(config, (28, 28))
-    for _ in Trainer(model, part, config).steps():
+    trainer = trainer_of(config, part)
+    for _ in trainer.steps():
         pass
-    scored = evaluate_model(model, part.test, 2, binarization="dynamic")
+    scored = evaluate_model(trainer.model, part.test, 2, binarization="dynamic")
     assert not scored.pseudo_likelihood
     again = binarize(load_dataset("mnist"), "dynamic").test
-    assert evaluate_model(model, again, 2, binarization="dynamic") == scored
+    assert evaluate_model(trainer.model, again, 2, binarization="dynamic") == scored
 
 
 def test_labels_are_optional(tmp_path):

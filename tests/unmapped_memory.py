@@ -32,7 +32,7 @@ def model_calls(posterior: str, num_flows: int, repeats: int, threads: int) -> N
     generator = torch.Generator().manual_seed(0)
     images = torch.bernoulli(torch.full((5000, 784), 0.2), generator=generator)
     data = Dataset.from_arrays(images[:1000].numpy(), images[:50].numpy())
-    trainer = Trainer(model, data, config)
+    trainer = Trainer(model, data, config.training)
     for repeat in range(repeats):
         for B in BATCHES:
             for S in SAMPLES:

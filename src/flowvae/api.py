@@ -69,7 +69,7 @@ def train(
         config: a :class:`flowvae.Config`, or the name of a preset.
         out: the run folder, new or empty; a dated one under ``runs/`` if not given.
         dataset: data already in memory, see :meth:`flowvae.data.Dataset.from_arrays`; else what
-            ``config.data`` names.
+            ``config.data.source`` names.
         progress: show a live line, or plain lines where there is no terminal.
         finish: end with evaluation and pictures.
         **overrides: fields of the configuration to replace, such as ``epochs=5``.
@@ -95,29 +95,29 @@ def train(
     if isinstance(config, str):
         config = resolve_config(preset=config, **overrides)
     elif overrides:
-        config = resolve_config(**{**config.model_dump(), **overrides})
-    device = choose_device(config.device)
+        config = config.replace(**overrides)
+    training, named = config.training, config.data
+    device = choose_device(training.device)
     folder = new_run_folder(out, config)
     if dataset is None:
-        dataset = load_configured(config)
-    elif dataset.binarization == "none" and config.binarization != "none":
-        dataset = binarize(dataset, config.binarization)
-    about_data = {"data": dataset.name, "binarization": dataset.binarization}
-    config = config.model_copy(update=about_data)
-    check_support(config, dataset)
-    if config.patience is not None and dataset.validation is None:
+        dataset = load_configured(named, config.seed)
+    elif dataset.binarization == "none" and named.binarization != "none":
+        dataset = binarize(dataset, named.binarization)
+    config = config.replace(data=dataset.name, binarization=dataset.binarization)
+    check_support(config.model.likelihood, dataset)
+    if training.patience is not None and dataset.validation is None:
         raise UserError(
             f"patience: expected validation data to decide by, got none; set validation_fraction "
-            f"beside patience={config.patience}"
+            f"beside patience={training.patience}"
         )
     model = build_vae(config, dataset.data_shape, columns=dataset.columns)
-    if config.init_output_bias:
+    if config.model.init_output_bias:
         try:
             start_at_mean(model, dataset.train.mean())
         except ValueError as error:
             raise UserError(str(error)) from None
     model = model.to(device)
-    build_objective(config, 1).check(model)
+    build_objective(config.objective, 1).check(model)
 
     run = Run(folder, config, model, dataset)
     show = Progress(config, dataset, folder, run.pseudo_likelihood, enabled=progress)
@@ -125,7 +125,7 @@ def train(
     about = {"started": datetime.now().astimezone().isoformat(timespec="seconds")}
     threads = torch.get_num_threads()
     try:
-        torch.set_num_threads(config.threads or threads)
+        torch.set_num_threads(training.threads or threads)
         folder.mkdir(parents=True, exist_ok=True)
         run.save_config()
         run.save_environment(status="training", **about)
@@ -170,7 +170,7 @@ def evaluate(
     """
     run = _open(run, device, data)
     config, dataset = run.config, run.dataset
-    samples = config.evaluation_samples if samples is None else samples
+    samples = config.evaluation.samples if samples is None else samples
     if samples < 1:
         raise UserError(f"samples: expected at least 1, got {samples}")
     with Progress.bar("evaluating", len(dataset.test), enabled=progress) as advance:
@@ -256,7 +256,7 @@ def compare(
     """
     opened = [_open(run, device) for run in runs]
     check_comparable(opened)
-    samples = opened[0].config.evaluation_samples if samples is None else samples
+    samples = opened[0].config.evaluation.samples if samples is None else samples
     if samples < 1:
         raise UserError(f"samples: expected at least 1, got {samples}")
     parts = [importance_part(run.model.eval(), run.dataset, samples) for run in opened]
@@ -393,11 +393,11 @@ def encode(
 
 
 def describe_data(config: Config) -> str:
-    """What ``config.data`` names, in a few lines: shape, splits, ranges, columns, likelihoods."""
+    """What ``config.data.source`` names, in a few lines: shape, splits, ranges, likelihoods."""
     from flowvae.data.summary import summary
 
-    dataset = load_configured(config)
-    return f"{summary(dataset)}\n  likelihoods  {', '.join(fitting_likelihoods(config, dataset))}"
+    dataset = load_configured(config.data, config.seed)
+    return f"{summary(dataset)}\n  likelihoods  {', '.join(fitting_likelihoods(dataset))}"
 
 
 def draw_figures(run: RunLike, *, data: str | None = None, device: str = "auto") -> list[Path]:
@@ -421,7 +421,7 @@ def _open(run: RunLike, device: str, data: str | None = None) -> Run:
         return open_run(run, device, data)
     if data is None:
         return run
-    return Run(run.path, run.config.model_copy(update={"data": data}), run.model)
+    return Run(run.path, run.config.replace(data=data), run.model)
 
 
 def _generator(run: Run, seed: int) -> torch.Generator:

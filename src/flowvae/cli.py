@@ -6,107 +6,22 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Set
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from types import UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from flowvae import __version__
-from flowvae.config import DATA_FIELDS, FAMILIES, PRESETS, Config, load_config, resolve_config
+from flowvae.config import PRESETS, load_config, resolve_config
+from flowvae.config.flags import ConfigCommand, config_options, data_options, given_values
 from flowvae.errors import TrainingError, UserError, one_line
-from flowvae.registry import Registry
 
 if TYPE_CHECKING:
     from flowvae.evaluation import Evaluation
 
 __all__ = ["main"]
-
-
-class _IntList(click.ParamType):
-    """Whole numbers separated by commas."""
-
-    name = "N[,N…]"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
-        try:
-            return tuple(int(part) for part in str(value).split(","))
-        except ValueError:
-            self.fail(f"expected whole numbers separated by commas, got {value!r}", param, ctx)
-
-
-class _TextList(click.ParamType):
-    """Names separated by commas."""
-
-    name = "NAME[,NAME…]"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, ...]:
-        del param, ctx
-        return tuple(part.strip() for part in str(value).split(",") if part.strip())
-
-
-class _Family(click.ParamType):
-    """A name in a registry as it stands when the flag is read, or a class of one's own."""
-
-    name = "NAME"
-
-    def __init__(self, registry: Registry) -> None:
-        self._registry = registry
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        del param, ctx
-        return f"[{'|'.join(self._registry)}|MODULE:CLASS]"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if value not in self._registry:
-            choices = ", ".join(self._registry)
-            self.fail(f"expected one of {choices}, or MODULE:CLASS, got {value!r}", param, ctx)
-        return str(value)
-
-
-def _config_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """A flag for every field of :class:`Config`, with its description and default."""
-    return _field_options(set(Config.model_fields) - {"version", "preset"})(command)
-
-
-def _field_options(names: Set[str]) -> Callable[..., Any]:
-    """Flags for these fields, in their own order."""
-
-    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        for name, field in reversed(Config.model_fields.items()):
-            if name in names:
-                command = _field_option(name, field)(command)
-        return command
-
-    return decorate
-
-
-def _field_option(name: str, field: Any) -> Callable[..., Any]:
-    kind: Any = field.annotation
-    if name in FAMILIES:
-        kind = _Family(FAMILIES[name])
-    elif get_origin(kind) is Literal:
-        kind = click.Choice(get_args(kind))
-    elif get_origin(kind) is tuple:
-        kind = _TextList() if get_args(kind)[0] is str else _IntList()
-    elif get_origin(kind) in (UnionType, Union):  # X | None; of sigma, text that Config reads
-        kind = get_args(kind)[0]
-        kind = get_args(kind)[0] if get_origin(kind) is Annotated else kind
-    default = field.default
-    shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
-    shown = "none" if shown in (None, "") else shown
-    return click.option(
-        f"--{name.replace('_', '-')}",
-        type=kind,
-        default=None,
-        help=f"{field.description}  [{shown}]",
-    )
 
 
 _device = click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps.  [auto]")
@@ -174,7 +89,7 @@ def cli() -> None:
     """
 
 
-@cli.command()
+@cli.command(cls=ConfigCommand)
 @click.option(
     "--preset", type=click.Choice(list(PRESETS)), help="Values to start from.  [original]"
 )
@@ -182,19 +97,26 @@ def cli() -> None:
     "--config",
     "config_file",
     type=click.Path(path_type=Path),
-    help="A YAML file of fields, such as a run's config.yaml; flags override it.",
+    help="A YAML file of values, such as a run's config.yaml; flags override it. A "
+    "MODULE:CLASS that it names is imported.",
 )
 @_out("The run folder, new or empty.  [dated, under runs/]")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
-@_config_options
+@config_options
+@click.pass_context
 def train(
-    preset: str | None, config_file: Path | None, out: Path | None, quiet: bool, **flags: Any
+    ctx: click.Context,
+    preset: str | None,
+    config_file: Path | None,
+    out: Path | None,
+    quiet: bool,
+    **flags: Any,
 ) -> None:
     """Train, evaluate on the test data, draw pictures.
 
     Defaults are those of the preset 'original'; see 'flowvae presets' for the others.
     """
-    given = {name: value for name, value in flags.items() if value is not None}
+    given = given_values(flags, ctx.args)
     if preset and config_file:
         raise UserError("preset: cannot be given with --config, which says all; use one of them")
     if config_file:
@@ -224,7 +146,7 @@ def train(
 @click.option(
     "--samples",
     type=click.IntRange(1, 10**9),
-    help="S, draws of z per datum.  [the run's evaluation_samples]",
+    help="S, draws of z per datum.  [the run's evaluation.samples]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
@@ -292,7 +214,7 @@ def _evaluate_full(
 @click.option(
     "--samples",
     type=click.IntRange(1, 10**9),
-    help="S, importance samples per datum.  [the first run's evaluation_samples]",
+    help="S, importance samples per datum.  [the first run's]",
 )
 @_out("The folder for compare.json, compare.md and compare.png.  [comparison/ in the first RUN]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -381,7 +303,7 @@ def figures(run: Path, **options: Any) -> None:
 
 @cli.command()
 @click.argument("source")
-@_field_options(DATA_FIELDS - {"data"})
+@data_options
 def data(source: str, **flags: Any) -> None:
     """Tell what --data SOURCE finds: shape, splits, ranges, columns, likelihoods that fit."""
     given = {name: value for name, value in flags.items() if value is not None}

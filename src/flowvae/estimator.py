@@ -276,7 +276,7 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
             raise UserError(f"estimator: {path}: {': '.join(first_complaint(error))}") from None
         except TypeError as error:
             raise UserError(f"estimator: {path}: parameters: {error}") from None
-        found.hidden_dims = config.hidden_dims
+        found.hidden_dims = tuple(about.parameters["hidden_dims"])
         found.model_, found.config_, found.columns_ = model, config, model.columns
         found.n_features_in_, found._seed = about.n_features_in, about.seed
         found.elbo_ = about.elbo
@@ -299,17 +299,16 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
     def _begin(self, X: np.ndarray) -> None:
         """A new model and its trainer."""
         self._seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        names = ("posterior", "prior", "likelihood", "network", "latent_dim", "num_flows", "epochs")
+        names = ("posterior", "prior", "likelihood", "network", "latent_dim", "epochs")
         names += ("batch_size", "learning_rate", "weight_decay", "max_grad_norm", "device")
         self.config_: Config = resolve_config(
             preset="planar",
             data="arrays",
-            hidden_dims=tuple(self.hidden_dims),
             seed=self._seed,
             **{name: getattr(self, name) for name in names},
-            # One σ for each value of each row: quantities are not equally well explained.
-            **{"sigma": "per_pixel", **(self.settings or {})},
+            **(self.settings or {}),
         )
+        self.config_ = self.config_.replace(**self._options_of_families())
         if self.num_samples < 1:
             raise ValueError(f"num_samples: expected at least 1, got {self.num_samples}")
         wanted = self.standardize
@@ -318,24 +317,43 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
         support = LIKELIHOODS[self.likelihood].support
         scaled = support in (REAL, COLUMNS) if wanted == "auto" else wanted
         self.columns_ = self._fit_columns(X) if scaled else None
-        device = choose_device(self.config_.device)
+        device = choose_device(self.config_.training.device)
         dataset = self._dataset(X)
         model = build_vae(self.config_, (X.shape[1],), columns=self.columns_)
         self.model_: VAE = model.to(device).eval()
         self.elbo_: list[float] = []
-        self._trainer = Trainer(self.model_, dataset, self.config_)
+        self._trainer = self._new_trainer(dataset)
+
+    def _options_of_families(self) -> dict[str, Any]:
+        """The options that are arguments here, of the families that have them."""
+        model = self.config_.model
+        wanted = (
+            ("posterior", model.posterior, "num_flows", self.num_flows),
+            ("network", model.network, "hidden_dims", tuple(self.hidden_dims)),
+            # One σ for each value of each row: quantities are not equally well explained.
+            ("likelihood", model.likelihood, "sigma", "per_pixel"),
+        )
+        return {
+            f"{kind}.{name}": value
+            for kind, part, name, value in wanted
+            if name in part.options() and name not in (self.settings or {})
+        }
+
+    def _new_trainer(self, dataset: Dataset) -> Trainer:
+        config = self.config_
+        return Trainer(self.model_, dataset, config.training, config.objective, config.seed)
 
     def _ready_trainer(self, dataset: Dataset) -> Trainer:
         """The trainer, or a new one where the estimator comes from a file or a pickle."""
         if not hasattr(self, "_trainer"):
-            self._trainer = Trainer(self.model_, dataset, self.config_)
+            self._trainer = self._new_trainer(dataset)
         return self._trainer
 
     def _dataset(self, X: np.ndarray) -> Dataset:
         """X as the model is given it, once it is known to lie in the likelihood's support."""
         split = Split(self._encoded(X))
         dataset = Dataset("arrays", split, split, (X.shape[1],), columns=self.columns_)
-        check_support(self.config_, dataset)
+        check_support(self.config_.model.likelihood, dataset)
         return dataset
 
     def _fit_columns(self, X: np.ndarray) -> tuple[Column, ...]:

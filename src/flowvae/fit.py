@@ -22,7 +22,9 @@ __all__ = ["fit"]
 def fit(run: Run, dataset: Dataset, show: Progress, durations: dict[str, float]) -> None:
     """Train for the run's epochs; after each one, all files on disk are up to date."""
     config, device = run.config, next(run.model.parameters()).device
-    trainer, best = Trainer(run.model, dataset, config), _Best(config.patience)
+    training = config.training
+    trainer = Trainer(run.model, dataset, training, config.objective, config.seed)
+    best = _Best(training.patience)
     splits = {"test": dataset.test.to(device)}
     if dataset.validation is not None:
         splits["validation"] = dataset.validation.to(device)
@@ -30,7 +32,7 @@ def fit(run: Run, dataset: Dataset, show: Progress, durations: dict[str, float])
     start = time.perf_counter()
     try:
         with EventWriter(run.path) as events:
-            for epoch in range(1, config.epochs + 1):
+            for epoch in range(1, training.epochs + 1):
                 epoch_start = time.perf_counter()
                 try:
                     for _ in trainer.steps():
@@ -48,7 +50,7 @@ def fit(run: Run, dataset: Dataset, show: Progress, durations: dict[str, float])
                 row["steps_per_second"] = len(trainer.batches) / seconds
                 row["seconds"] = time.perf_counter() - start
                 rows.append(row)
-                if config.patience is None or best.improves(row["validation_elbo"], run.model):
+                if training.patience is None or best.improves(row["validation_elbo"], run.model):
                     run.save_model()
                 run.save_metrics(rows)
                 events.write(row)

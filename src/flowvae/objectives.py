@@ -21,22 +21,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from flowvae.config.options import Part, PositiveInt, build
 from flowvae.distributions import LatentDistribution
 from flowvae.errors import UserError
 from flowvae.registry import OBJECTIVES
 from flowvae.vae import VAE, ElboTerms
 
-if TYPE_CHECKING:
-    from flowvae.config import Config
-
 __all__ = ["Dreg", "Elbo", "Iwae", "Objective", "Stl", "Warmup", "build_objective"]
 
 Weight = float | Tensor
+NotNegative = Annotated[float, Field(ge=0)]
 
 
 @dataclass(frozen=True)
@@ -120,12 +120,34 @@ class Objective:
         self.samples, self.beta, self.free_bits, self.warmup = samples, beta, free_bits, warmup
 
     @classmethod
-    def from_config(cls, config: Config, steps_per_epoch: int) -> Objective:
-        warmup = None
-        if config.warmup != "none":
-            steps = config.warmup_steps or math.ceil(config.warmup_epochs * steps_per_epoch)
-            warmup = Warmup(config.warmup, steps, config.warmup_start)
-        return cls(config.samples, config.beta, config.free_bits, warmup)
+    def build(
+        cls,
+        steps_per_epoch: int,
+        samples: PositiveInt = 1,
+        beta: NotNegative = 1.0,
+        free_bits: NotNegative = 0.0,
+        warmup: Literal["none", "kl", "tempering"] = "none",
+        warmup_start: Annotated[float, Field(ge=0, le=1)] = 0.01,
+        warmup_epochs: Annotated[float, Field(gt=0)] = 100.0,
+        warmup_steps: PositiveInt | None = None,
+    ) -> Objective:
+        """From the options of a configuration.
+
+        Args:
+            steps_per_epoch: updates in an epoch.
+            samples: S, draws of z per datum in training.
+            beta: weight of the KL; 1 is the ELBO.
+            free_bits: nats of KL per datum, mean over the batch, that are free.
+            warmup: what grows from warmup_start to 1: the KL's weight, or that of log p(x, z).
+            warmup_start: the weight at the first step.
+            warmup_epochs: length of the warm-up in epochs.
+            warmup_steps: its length in steps, instead of epochs.
+        """
+        ramp = None
+        if warmup != "none":
+            steps = warmup_steps or math.ceil(warmup_epochs * steps_per_epoch)
+            ramp = Warmup(warmup, steps, warmup_start)
+        return cls(samples, beta, free_bits, ramp)
 
     def check(self, model: VAE) -> None:
         """See that the model's posterior can serve: that it has what the estimator asks of it.
@@ -228,6 +250,7 @@ class Iwae(Objective):
     """The importance-weighted bound L_S, and its gradient as it stands (arXiv 1509.00519)."""
 
     path_gradient, importance_weighted = False, True
+    without_options = frozenset({"free_bits"})  # the bound has no KL
 
 
 class Dreg(Objective):
@@ -238,17 +261,19 @@ class Dreg(Objective):
     """
 
     path_gradient, importance_weighted = True, True
+    without_options = frozenset({"free_bits"})  # the bound has no KL
 
 
-def build_objective(config: Config, steps_per_epoch: int) -> Objective:
+def build_objective(objective: Part, steps_per_epoch: int) -> Objective:
     """The objective a configuration names; a warm-up's length in epochs becomes one in steps.
 
     Examples:
         >>> from flowvae import Config
-        >>> build_objective(Config(warmup="kl", warmup_epochs=2), steps_per_epoch=600).warmup
+        >>> config = Config(warmup="kl", warmup_epochs=2)
+        >>> build_objective(config.objective, steps_per_epoch=600).warmup
         Warmup(kind='kl', steps=1200, start=0.01)
     """
-    return OBJECTIVES[config.objective].from_config(config, steps_per_epoch)
+    return build("objective", objective, steps_per_epoch=steps_per_epoch)
 
 
 def _times(weight: Weight, term: Tensor) -> Tensor:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
+from flowvae.config.options import NumFlows, PositiveInt, Widths
 from flowvae.distributions import (
     DiagonalGaussian,
     LatentDistribution,
@@ -16,9 +16,6 @@ from flowvae.distributions import (
     StandardGaussian,
 )
 from flowvae.flows.coupling import CouplingFlow
-
-if TYPE_CHECKING:
-    from flowvae.config import Config
 
 __all__ = ["FlowPrior", "GaussianMixture", "StandardNormal", "VampPrior"]
 
@@ -38,11 +35,6 @@ class StandardNormal(nn.Module):
         super().__init__()
         self.register_buffer("zeros", torch.zeros(latent_dim), persistent=False)
 
-    @classmethod
-    def from_config(cls, config: Config, data_dim: int) -> StandardNormal:
-        del data_dim
-        return cls(config.latent_dim)
-
     def forward(self) -> DiagonalGaussian:
         return StandardGaussian(self.zeros)
 
@@ -52,7 +44,7 @@ class GaussianMixture(nn.Module):
 
     Args:
         latent_dim: D.
-        num_components: M ≥ 1.
+        num_components: M ≥ 1 components.
 
     Examples:
         >>> import torch
@@ -60,16 +52,11 @@ class GaussianMixture(nn.Module):
         torch.Size([3])
     """
 
-    def __init__(self, latent_dim: int, num_components: int) -> None:
+    def __init__(self, latent_dim: int, num_components: PositiveInt = 100) -> None:
         super().__init__()
         self.loc = nn.Parameter(torch.randn(num_components, latent_dim))
         self.log_var = nn.Parameter(torch.zeros(num_components, latent_dim))
         self.logits = nn.Parameter(torch.zeros(num_components))
-
-    @classmethod
-    def from_config(cls, config: Config, data_dim: int) -> GaussianMixture:
-        del data_dim
-        return cls(config.latent_dim, config.num_components)
 
     def forward(self) -> MixtureDistribution:
         return MixtureDistribution(
@@ -87,7 +74,7 @@ class VampPrior(nn.Module):
 
     Args:
         data_dim: P.
-        num_components: M ≥ 1.
+        num_components: M ≥ 1 pseudo-inputs.
         to_support: maps R to where data lies, so that pseudo-inputs look like data; none for data
             on R.
 
@@ -105,7 +92,7 @@ class VampPrior(nn.Module):
     def __init__(
         self,
         data_dim: int,
-        num_components: int,
+        num_components: PositiveInt = 100,
         to_support: Callable[[Tensor], Tensor] | None = torch.sigmoid,
     ) -> None:
         super().__init__()
@@ -114,13 +101,6 @@ class VampPrior(nn.Module):
         self._posterior: Callable[[Tensor], LatentDistribution] | None = None
         log_weights = torch.full((num_components,), 1 / num_components).log()
         self.register_buffer("log_weights", log_weights, persistent=False)
-
-    @classmethod
-    def from_config(cls, config: Config, data_dim: int) -> VampPrior:
-        from flowvae.registry import LIKELIHOODS
-
-        to_support = LIKELIHOODS[config.likelihood].support.from_real
-        return cls(data_dim, config.num_components, to_support)
 
     def bind(self, posterior: Callable[[Tensor], LatentDistribution]) -> None:
         """Say what q(z|x) is: (M, P) -> a distribution of batch (M,)."""
@@ -146,7 +126,7 @@ class FlowPrior(nn.Module):
 
     Args:
         latent_dim: D.
-        num_flows: K ≥ 0.
+        num_flows: K, the number of flows.
         hidden_dims: widths of each layer's network.
 
     Source: "Variational Lossy Autoencoder", arXiv 1611.02731, for flows as priors; "Density
@@ -163,17 +143,12 @@ class FlowPrior(nn.Module):
     zeros: Tensor
 
     def __init__(
-        self, latent_dim: int, num_flows: int, hidden_dims: Sequence[int] = (128,)
+        self, latent_dim: int, num_flows: NumFlows = 8, hidden_dims: Widths = (128,)
     ) -> None:
         super().__init__()
         self.num_flows = num_flows
         self.flow = CouplingFlow(latent_dim, num_flows, hidden_dims)
         self.register_buffer("zeros", torch.zeros(latent_dim), persistent=False)
-
-    @classmethod
-    def from_config(cls, config: Config, data_dim: int) -> FlowPrior:
-        del data_dim
-        return cls(config.latent_dim, config.num_prior_flows, config.flow_hidden_dims)
 
     def forward(self) -> NeuralFlowDistribution:
         base = DiagonalGaussian(self.zeros, self.zeros)

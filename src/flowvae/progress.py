@@ -46,12 +46,14 @@ class Progress:
         self._console = Console(stderr=True, quiet=not enabled, highlight=False)
         self._live = enabled and (self._console.is_terminal or self._console.is_jupyter)
         self._wide = self._console.width >= 130
-        self._epochs = config.epochs
-        self._steps = -(-len(dataset.train) // config.batch_size)
+        self._epochs = config.training.epochs
+        self._steps = -(-len(dataset.train) // config.training.batch_size)
         self._elbo = elbo_name(pseudo)
+        K = config.model.posterior.options().get("num_flows")
+        flows = "" if K is None else f"K = {K}, "
         grey = "; grey pixels: every figure is a pseudo-likelihood"
         self._heading = (
-            f"Training {config.preset} (K = {config.num_flows}, D = {config.latent_dim}) on "
+            f"Training {config.preset} ({flows}D = {config.model.latent_dim}) on "
             f"{dataset.name}: {len(dataset.train):,} train, {len(dataset.test):,} test"
             f"{grey if pseudo else f'; binarization {dataset.binarization}'}"
         )

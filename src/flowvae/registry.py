@@ -12,7 +12,7 @@ from typing import Any
 
 from flowvae.errors import UserError
 
-__all__ = ["LIKELIHOODS", "NETWORKS", "OBJECTIVES", "POSTERIORS", "PRIORS", "Registry"]
+__all__ = ["FAMILIES", "LIKELIHOODS", "NETWORKS", "OBJECTIVES", "POSTERIORS", "PRIORS", "Registry"]
 
 
 class Registry(Mapping[str, Any]):
@@ -32,9 +32,12 @@ class Registry(Mapping[str, Any]):
     def __init__(self, kind: str, entries: dict[str, Any]) -> None:
         self.kind = kind
         self._entries = entries
+        self._given: dict[str, type] = {}  # classes of one's own, given in Python
 
     def __getitem__(self, name: str) -> Any:
-        if name not in self._entries and not is_path(name):
+        if name in self._given:
+            return self._given[name]
+        if name not in self:
             raise ValueError(f"{self.kind}: expected one of {', '.join(self)}, got {name!r}")
         entry = self._entries.get(name, name)
         if not isinstance(entry, str):
@@ -47,18 +50,14 @@ class Registry(Mapping[str, Any]):
             found = getattr(import_module(module), attribute)
         except (ImportError, AttributeError) as error:
             raise UserError(f"{self.kind}: cannot import {name}: {error}") from None
-        needed = _NEEDED.get(self.kind, ("from_config",))
-        if not isinstance(found, type) or not all(
-            callable(getattr(found, each, None)) for each in needed
-        ):
-            raise UserError(
-                f"{self.kind}: expected a class with {' and '.join(needed)}, as {self.kind}s have, "
-                f"got {name}"
-            )
+        if not _is_family(self.kind, found):
+            raise UserError(f"{self.kind}: expected {_WANTED[self.kind]}, got {name}")
         return found
 
     def __contains__(self, name: object) -> bool:
-        return name in self._entries or (isinstance(name, str) and is_path(name))
+        return name in self._entries or (
+            isinstance(name, str) and (name in self._given or is_path(name))
+        )
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
@@ -66,17 +65,54 @@ class Registry(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self._entries)
 
+    def name_of(self, family: type) -> str:
+        """The name of a class; one that is not registered becomes known as ``"module:Class"``.
+
+        Raises:
+            UserError: it is no family of this kind.
+        """
+        for name, entry in self._entries.items():
+            if entry is family or (
+                family.__module__.startswith("flowvae.") and self[name] is family
+            ):
+                return name
+        if not _is_family(self.kind, family):
+            raise UserError(
+                f"{self.kind}: expected {_WANTED[self.kind]}, got {family.__qualname__}"
+            )
+        name = f"{family.__module__}:{family.__qualname__}"
+        self._given[name] = family
+        return name
+
     def module_of(self, name: str) -> str | None:
-        """The module that would be imported for a ``"module:Class"``; none for a name."""
-        return None if name in self._entries else name.partition(":")[0]
+        """The module that would be imported for a ``"module:Class"``; none for what is known."""
+        return None if name in self._entries or name in self._given else name.partition(":")[0]
 
     def register(self, name: str, entry: Any) -> None:
         """Add a family: a class, or the ``"module:Class"`` to import it from when needed."""
         self._entries[name] = entry
 
 
-# What a class of each kind is made by, where it is not from_config.
-_NEEDED = {"network": ("encoder", "decoder")}
+_WANTED = {
+    "posterior": "a torch.nn.Module that maps features to q(z|x)",
+    "prior": "a torch.nn.Module that gives p(z)",
+    "likelihood": "a subclass of flowvae.likelihoods.Likelihood",
+    "network": "a class with class methods encoder and decoder",
+    "objective": "a subclass of flowvae.objectives.Objective",
+}
+
+
+def _is_family(kind: str, found: Any) -> bool:
+    """Whether it is a class of this kind; a class of anything may be named from outside."""
+    if not isinstance(found, type):
+        return False
+    if kind == "network":
+        return all(callable(getattr(found, name, None)) for name in ("encoder", "decoder"))
+    if kind in ("likelihood", "objective"):
+        module, base = _WANTED[kind].rpartition(" ")[2].rsplit(".", 1)
+    else:
+        module, base = "torch.nn", "Module"
+    return issubclass(found, getattr(import_module(module), base))
 
 
 def is_path(name: str) -> bool:
@@ -141,3 +177,7 @@ OBJECTIVES = Registry(
         "dreg": "flowvae.objectives:Dreg",
     },
 )
+
+FAMILIES = {
+    registry.kind: registry for registry in (POSTERIORS, PRIORS, LIKELIHOODS, NETWORKS, OBJECTIVES)
+}

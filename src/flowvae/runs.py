@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from flowvae.config import FAMILIES, Config, resolve_config
+from flowvae.config import Config, outside_modules, resolve_config
 from flowvae.data import Dataset
 from flowvae.data.columns import Column, columns_from_json, columns_to_json, encoded_width
 from flowvae.data.load import load_configured
@@ -54,7 +54,7 @@ class Run:
         self, path: Path, config: Config, model: VAE, dataset: Dataset | None = None
     ) -> None:
         if dataset is not None:
-            check_support(config, dataset)
+            check_support(config.model.likelihood, dataset)
         self.path, self.config, self.model = path, config, model
         self._dataset = dataset
 
@@ -65,17 +65,18 @@ class Run:
     def dataset(self) -> Dataset:
         """The run's data, under its binarization policy."""
         if self._dataset is None:
-            found = load_configured(self.config, self.model.columns)
+            found = load_configured(self.config.data, self.config.seed, self.model.columns)
             if found.data_shape != self.model.data_shape:
                 raise UserError(
                     f"data: the run's model expects shape {self.model.data_shape}, "
-                    f"{self.config.data} has {found.data_shape}"
+                    f"{self.config.data.source} has {found.data_shape}"
                 )
             if found.columns is not None and self.model.columns is None:
                 raise UserError(
-                    f"data: the run's model was trained on arrays, {self.config.data} is a table"
+                    "data: the run's model was trained on arrays, "
+                    f"{self.config.data.source} is a table"
                 )
-            check_support(self.config, found)
+            check_support(self.config.model.likelihood, found)
             self._dataset = found
         return self._dataset
 
@@ -181,7 +182,7 @@ def open_run(
     path = Path(path)
     model, config, _ = read_model(path, device, trust)
     if data is not None:
-        config = config.model_copy(update={"data": data})
+        config = config.replace(data=data)
     return Run(path if path.is_dir() else path.parent, config, model)
 
 
@@ -228,8 +229,8 @@ def read_model(
         with safe_open(file, framework="pt", device="cpu") as opened:
             names = set(opened.keys())
             header = opened.metadata() or {}
-            config, data_shape, columns = _read_header(file, header)
-            if not _imports_something(file, config, trust):
+            config, data_shape, columns = _read_header(file, header, trust)
+            if not outside_modules(config.model_dump()):
                 shapes = {name: tuple(opened.get_slice(name).get_shape()) for name in names}
                 _check_shapes(shapes, config, data_shape, columns)
             model = build_vae(config, data_shape, columns=columns)
@@ -253,7 +254,7 @@ class _Header(BaseModel):
 
 
 def _read_header(
-    file: Path, header: dict[str, str]
+    file: Path, header: dict[str, str], trust: bool
 ) -> tuple[Config, tuple[int, ...], tuple[Column, ...] | None]:
     if "flowvae" not in header:
         raise ValueError("its header has no entry 'flowvae'")
@@ -264,25 +265,17 @@ def _read_header(
             f"data_shape: expected the width of its columns, {encoded_width(columns)}, "
             f"got {shown(about.data_shape)}"
         )
+    for kind, name in outside_modules(about.config).items():
+        if not trust:
+            raise UserError(
+                f"{kind}: {file} wants {name}, so the module {name.partition(':')[0]} would be "
+                "imported and its code executed; if you trust this file, say --trust, or "
+                "trust=True in Python"
+            )
     try:
         return resolve_config(**about.config), about.data_shape, columns
     except UserError as error:
         raise UserError(f"run: {file}: {error}") from None
-
-
-def _imports_something(file: Path, config: Config, trust: bool) -> bool:
-    """Whether a part is a class outside flowvae; refused unless the caller trusts the file."""
-    for kind, registry in FAMILIES.items():
-        name = getattr(config, kind)
-        if (module := registry.module_of(name)) is None:
-            continue
-        if not trust:
-            raise UserError(
-                f"{kind}: {file} wants {name}, so the module {module} would be imported and its "
-                "code executed; if you trust this file, say --trust, or trust=True in Python"
-            )
-        return True
-    return False
 
 
 def _check_shapes(

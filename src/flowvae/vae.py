@@ -14,10 +14,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from flowvae.config.options import build
 from flowvae.distributions import FlowSample, LatentDistribution
 from flowvae.likelihoods import ValueDistribution
 from flowvae.precision import at_least_float32, products_in
-from flowvae.registry import LIKELIHOODS, NETWORKS, POSTERIORS, PRIORS
+from flowvae.registry import LIKELIHOODS
 
 if TYPE_CHECKING:
     from flowvae.config import Config
@@ -260,15 +261,31 @@ def build_vae(
             is left as it was.
         columns: of a table, what the values of a row mean; kept with the model.
     """
-    P = math.prod(data_shape)
-    network = NETWORKS[config.network]
+    P, described = math.prod(data_shape), config.model
+    D, network = described.latent_dim, described.network
+    support = LIKELIHOODS[described.likelihood.name].support
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed if seed is None else seed)
-        encoder = network.encoder(config, data_shape)
-        posterior_head = POSTERIORS[config.posterior].from_config(config, encoder.out_features)
-        prior = PRIORS[config.prior].from_config(config, P)
-        likelihood = LIKELIHOODS[config.likelihood].from_config(config, columns)
-        decoder = network.decoder(config, data_shape, likelihood.num_outputs(P))
+        encoder = build("network", network, maker="encoder", data_shape=data_shape)
+        posterior_head = build(
+            "posterior", described.posterior, in_features=encoder.out_features, latent_dim=D
+        )
+        prior = build(
+            "prior",
+            described.prior,
+            latent_dim=D,
+            data_dim=P,
+            to_support=support.from_real,
+        )
+        likelihood = build("likelihood", described.likelihood, columns=columns)
+        decoder = build(
+            "network",
+            network,
+            maker="decoder",
+            latent_dim=D,
+            data_shape=data_shape,
+            num_outputs=likelihood.num_outputs(P),
+        )
         if likelihood.encoder_input is not None:
             encoder = nn.Sequential(_Elementwise(likelihood.encoder_input), encoder)
     return VAE(
@@ -277,7 +294,7 @@ def build_vae(
         prior,
         decoder,
         likelihood,
-        latent_dim=config.latent_dim,
+        latent_dim=D,
         data_shape=data_shape,
         columns=columns,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +57,9 @@ def hub_dataset(name: str, options: Options, columns: Sequence[Column] | None = 
             found, options.test_fraction, options.validation_fraction, options.seed
         )
     tables = {part: each.with_format("arrow")[:] for part, each in parts.items()}
-    return arrow_dataset(name, tables, replace(options, label_column=label), columns, names)
+    return arrow_dataset(
+        name, tables, options.model_copy(update={"label_column": label}), columns, names
+    )
 
 
 def _parts(name: str, loaded: Any) -> Mapping[str, Any]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from pydantic import ValidationError
+
+from flowvae.config import DataSection
 from flowvae.data.arrays import numpy_file
 from flowvae.data.binarization import binarize
 from flowvae.data.columns import Column
@@ -18,10 +20,7 @@ from flowvae.data.images import image_folder, is_image_folder
 from flowvae.data.options import Options
 from flowvae.data.scaling import standardize
 from flowvae.data.table_files import is_table, table_file
-from flowvae.errors import UserError
-
-if TYPE_CHECKING:
-    from flowvae.config import Config
+from flowvae.errors import UserError, first_complaint
 
 __all__ = ["load_configured", "load_dataset"]
 
@@ -63,7 +62,9 @@ def load_dataset(
         >>> len(load_dataset("mnist", validation_fraction=0.1).validation)
         6000
     """
-    chosen = Options(test_fraction=test_fraction, seed=seed, **options)
+    chosen = _options(
+        source=name, binarization=binarization, test_fraction=test_fraction, seed=seed, **options
+    )
     path = Path(name).expanduser()
     if name.startswith("hf:"):
         dataset = hub_dataset(name, chosen, columns)
@@ -78,10 +79,20 @@ def load_dataset(
     return binarize(dataset, binarization)
 
 
-def load_configured(config: Config, columns: Sequence[Column] | None = None) -> Dataset:
+def load_configured(
+    section: DataSection, seed: int, columns: Sequence[Column] | None = None
+) -> Dataset:
     """The data that a configuration names, read as it says; by a trained model's columns."""
-    options = asdict(Options.from_config(config))
-    return load_dataset(config.data, config.binarization, columns=columns, **options)
+    named = section.model_dump()
+    source, binarization = named.pop("source"), named.pop("binarization")
+    return load_dataset(source, binarization, columns=columns, seed=seed, **named)
+
+
+def _options(**fields: Any) -> Options:
+    try:
+        return Options(**fields)
+    except ValidationError as error:
+        raise UserError(": ".join(first_complaint(error))) from None
 
 
 def _found(name: str, path: Path, options: Options) -> Found:

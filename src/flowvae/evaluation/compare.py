@@ -91,7 +91,7 @@ def check_comparable(runs: Sequence[Run]) -> None:
             ("shape", a.data_shape, b.data_shape),
             ("binarization", a.binarization, b.binarization),
             ("number of test data", len(a.test), len(b.test)),
-            *((n, getattr(first.config, n), getattr(run.config, n)) for n in ("test_fraction",)),
+            ("test_fraction", first.config.data.test_fraction, run.config.data.test_fraction),
         ]
         same_values = data_digest(b.test) == digest
         for what, mine, other in reasons:
@@ -120,14 +120,14 @@ def compare_values(runs: Sequence[Run], values: Sequence[Arrays], samples: int) 
     factor, _ = bits_per_dim(runs[0].model, runs[0].dataset)
     rows = []
     for name, run, found in zip(_names(runs), runs, values, strict=True):
-        config = run.config
+        config, posterior = run.config, run.config.model.posterior
         rows.append(
             {
                 "name": name,
                 "path": str(run.path),
-                "posterior": config.posterior,
-                "latent_dim": config.latent_dim,
-                "num_flows": config.num_flows,
+                "posterior": posterior.name,
+                "latent_dim": config.model.latent_dim,
+                "num_flows": posterior.options().get("num_flows"),
                 "seed": config.seed,
                 **{each: pair(found[each]) for each in _COMPARED},
                 "iw_bound_bits_per_dim": None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,8 +12,7 @@ from torch.distributions import Distribution
 from torch.nn.functional import softplus
 
 if TYPE_CHECKING:
-    from flowvae.config import Config
-    from flowvae.data import Column, Dataset
+    from flowvae.data import Dataset
 
 __all__ = [
     "CATEGORIES",
@@ -30,6 +29,9 @@ __all__ = [
 ]
 
 
+Options = Mapping[str, Any]
+
+
 @dataclass(frozen=True)
 class Support:
     """Where the data of a likelihood lies.
@@ -37,42 +39,42 @@ class Support:
     Args:
         name: in a word.
         description: for the message that refuses other data.
-        contains: whether a data set lies there, under a configuration.
+        contains: whether a data set lies there, under the likelihood's options.
         from_real: maps R there, smoothly, or to its convex hull; none where that is R.
     """
 
     name: str
     description: str
-    contains: Callable[[Dataset, Config], bool]
+    contains: Callable[[Dataset, Options], bool]
     from_real: Callable[[Tensor], Tensor] | None = None
 
 
-def _in_unit_interval(dataset: Dataset, config: Config) -> bool:
-    del config
+def _in_unit_interval(dataset: Dataset, options: Options) -> bool:
+    del options
     return dataset.statistics.low >= 0 and dataset.statistics.high <= 1
 
 
-def _eight_bit(dataset: Dataset, config: Config) -> bool:
-    del config
+def _eight_bit(dataset: Dataset, options: Options) -> bool:
+    del options
     return dataset.statistics.eight_bit
 
 
-def _counts(dataset: Dataset, config: Config) -> bool:
-    del config
+def _counts(dataset: Dataset, options: Options) -> bool:
+    del options
     return dataset.statistics.integer and dataset.statistics.low >= 0
 
 
-def _categories(dataset: Dataset, config: Config) -> bool:
-    return _counts(dataset, config) and dataset.statistics.high < config.num_categories
+def _categories(dataset: Dataset, options: Options) -> bool:
+    return _counts(dataset, options) and dataset.statistics.high < options["num_categories"]
 
 
-def _real(dataset: Dataset, config: Config) -> bool:
-    del dataset, config  # what is loaded is finite
+def _real(dataset: Dataset, options: Options) -> bool:
+    del dataset, options  # what is loaded is finite
     return True
 
 
-def _columns(dataset: Dataset, config: Config) -> bool:
-    del config
+def _columns(dataset: Dataset, options: Options) -> bool:
+    del options
     return dataset.columns is not None
 
 
@@ -103,12 +105,6 @@ class Likelihood(nn.Module):
     measured: Measure = "density"
     # What the encoder sees instead of x, elementwise; none is x itself.
     encoder_input: Callable[[Tensor], Tensor] | None = None
-
-    @classmethod
-    def from_config(cls, config: Config, columns: Sequence[Column] | None = None) -> Likelihood:
-        """From the settings, and the columns where data is a table."""
-        del config, columns
-        return cls()
 
     def measure(self, binary: bool) -> Measure:
         """What exp log p(x|z) is, on data of which every value is 0 or 1, or on other data."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
@@ -13,9 +12,6 @@ from torch.nn.functional import logsigmoid, one_hot
 from flowvae.data.columns import Column, encoded_slices, encoded_width
 from flowvae.likelihoods.base import COLUMNS, Likelihood, Measure, ValueDistribution, uniform
 from flowvae.likelihoods.gaussian import GaussianValues, floored
-
-if TYPE_CHECKING:
-    from flowvae.config import Config
 
 __all__ = ["MixedColumns"]
 
@@ -45,7 +41,9 @@ class MixedColumns(Likelihood):
     numeric: Tensor
     binary: Tensor
 
-    def __init__(self, columns: Sequence[Column]) -> None:
+    def __init__(self, columns: Sequence[Column] | None) -> None:
+        if columns is None:
+            raise ValueError("columns: expected those of a table, got none")
         super().__init__()
         places = encoded_slices(columns)
         starts: dict[str, list[int]] = {"numeric": [], "binary": []}
@@ -59,13 +57,6 @@ class MixedColumns(Likelihood):
         for kind, places_of_kind in starts.items():
             index = torch.tensor(places_of_kind, dtype=torch.long)
             self.register_buffer(kind, index, persistent=False)
-
-    @classmethod
-    def from_config(cls, config: Config, columns: Sequence[Column] | None = None) -> MixedColumns:
-        del config
-        if columns is None:
-            raise ValueError("columns: expected those of a table, got none")
-        return cls(columns)
 
     def measure(self, binary: bool) -> Measure:
         """A density over the numbers, a probability of the categories."""

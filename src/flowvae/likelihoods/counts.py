@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Annotated
 
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from flowvae.config.options import MOST
 from flowvae.likelihoods.base import CATEGORIES, COUNTS, Likelihood, ValueDistribution, uniform
-
-if TYPE_CHECKING:
-    from flowvae.config import Config
-    from flowvae.data import Column
 
 __all__ = ["Categorical", "NegativeBinomial", "Poisson"]
 
@@ -79,7 +76,7 @@ class Categorical(Likelihood):
     The encoder sees x / (C - 1).
 
     Args:
-        num_categories: C ≥ 2.
+        num_categories: C ≥ 2; values are 0 … C - 1.
 
     Examples:
         >>> import torch
@@ -91,17 +88,12 @@ class Categorical(Likelihood):
     support = CATEGORIES
     measured = "probability"
 
-    def __init__(self, num_categories: int) -> None:
+    def __init__(self, num_categories: Annotated[int, Field(ge=2, le=MOST)] = 10) -> None:
         super().__init__()
         if num_categories < 2:
             raise ValueError(f"num_categories: expected at least 2, got {num_categories}")
         self.outputs_per_dim = num_categories
         self.encoder_input = partial(torch.mul, other=1 / (num_categories - 1))
-
-    @classmethod
-    def from_config(cls, config: Config, columns: Sequence[Column] | None = None) -> Categorical:
-        del columns
-        return cls(config.num_categories)
 
     def forward(self, outputs: Float[Tensor, "*batch N"]) -> ValueDistribution:
         return _CategoricalValues(outputs.unflatten(-1, (self.outputs_per_dim, -1)))

@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Annotated
 
 import torch
 from jaxtyping import Float
+from pydantic import AfterValidator
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from flowvae.errors import shown
 from flowvae.likelihoods.base import REAL, Likelihood, ValueDistribution
-
-if TYPE_CHECKING:
-    from flowvae.config import Config
-    from flowvae.data import Column
 
 __all__ = ["Gaussian", "GaussianValues", "floored"]
 
 # σ of at least e^-5 = 0.0067: without a floor the density of a value that is the same in all data
 # grows without bound.
 _LEAST_LOG_SIGMA = -5.0
+
+
+def _sigma(value: str | float) -> str | float:
+    if value in ("learned", "per_pixel"):
+        return value
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise ValueError(f"expected learned, per_pixel or a number > 0, got {shown(value)}")
+    return number
 
 
 class Gaussian(Likelihood):
@@ -40,19 +49,12 @@ class Gaussian(Likelihood):
 
     support = REAL
 
-    def __init__(self, sigma: float | str = "learned") -> None:
+    def __init__(self, sigma: Annotated[str | float, AfterValidator(_sigma)] = "learned") -> None:
         super().__init__()
-        named = isinstance(sigma, str)
-        if (named and sigma not in ("learned", "per_pixel")) or (not named and not sigma > 0):
-            raise ValueError(f"sigma: expected learned, per_pixel or a number > 0, got {sigma!r}")
+        sigma = _sigma(sigma)
         self.outputs_per_dim = 2 if sigma == "per_pixel" else 1
         self._log_sigma = 0.0 if isinstance(sigma, str) else math.log(sigma)
         self.raw = nn.Parameter(torch.zeros(())) if sigma == "learned" else None
-
-    @classmethod
-    def from_config(cls, config: Config, columns: Sequence[Column] | None = None) -> Gaussian:
-        del columns
-        return cls(config.sigma)
 
     def outputs_at_mean(self, mean: Float[Tensor, " P"]) -> Tensor:
         return mean

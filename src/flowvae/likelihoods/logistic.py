@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
+from flowvae.config.options import PositiveInt
 from flowvae.likelihoods.base import EIGHT_BIT, Likelihood, ValueDistribution, uniform
-
-if TYPE_CHECKING:
-    from flowvae.config import Config
-    from flowvae.data import Column
 
 __all__ = ["DiscretizedLogistic", "DiscretizedLogisticMixture"]
 
@@ -57,7 +51,7 @@ class DiscretizedLogisticMixture(Likelihood):
     start spread over [0, 1].
 
     Args:
-        num_mixtures: n ≥ 1.
+        num_mixtures: n ≥ 1 logistics per value.
 
     Source: "PixelCNN++", arXiv 1701.05517, without its dependence between channels.
 
@@ -71,18 +65,11 @@ class DiscretizedLogisticMixture(Likelihood):
     support = EIGHT_BIT
     measured = "probability"
 
-    def __init__(self, num_mixtures: int = 5) -> None:
+    def __init__(self, num_mixtures: PositiveInt = 5) -> None:
         super().__init__()
         if num_mixtures < 1:
             raise ValueError(f"num_mixtures: expected at least 1, got {num_mixtures}")
         self.num_mixtures, self.outputs_per_dim = num_mixtures, 3 * num_mixtures
-
-    @classmethod
-    def from_config(
-        cls, config: Config, columns: Sequence[Column] | None = None
-    ) -> DiscretizedLogisticMixture:
-        del columns
-        return cls(config.num_mixtures)
 
     def forward(self, outputs: Float[Tensor, "*batch N"]) -> ValueDistribution:
         n = self.num_mixtures

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from flowvae.config.options import Widths
 from flowvae.networks.images import (
     Flat,
     FromImages,
@@ -17,9 +17,6 @@ from flowvae.networks.images import (
     ToImages,
     halved,
 )
-
-if TYPE_CHECKING:
-    from flowvae.config import Config
 
 __all__ = ["GatedConv"]
 
@@ -63,22 +60,38 @@ class GatedConv(nn.Module):
         self.layers = nn.Sequential(*layers, nn.GLU())
 
     @classmethod
-    def encoder(cls, config: Config, data_shape: Sequence[int]) -> GatedConv:
-        shape = ImageShape.of(data_shape, "gated_conv")
-        return cls(shape, config.channels or _CHANNELS, config.hidden_dims[-1])
+    def encoder(
+        cls,
+        data_shape: Sequence[int],
+        hidden_dims: Widths = (500,),
+        channels: Widths = _CHANNELS,
+    ) -> GatedConv:
+        """From images.
+
+        Args:
+            data_shape: of an image.
+            hidden_dims: width of the layer after the convolutions; of several the last.
+            channels: of the encoder's convolutions; the decoder's in reverse.
+        """
+        return cls(ImageShape.of(data_shape, "gated_conv"), channels, hidden_dims[-1])
 
     @classmethod
-    def decoder(cls, config: Config, data_shape: Sequence[int], num_outputs: int) -> nn.Sequential:
+    def decoder(
+        cls,
+        latent_dim: int,
+        data_shape: Sequence[int],
+        num_outputs: int,
+        channels: Widths = _CHANNELS,
+    ) -> nn.Sequential:
         """The encoder's layers in reverse, a 1 × 1 convolution and an offset for every output."""
         shape = ImageShape.of(data_shape, "gated_conv")
-        channels = config.channels or _CHANNELS
         sizes = [(shape.height, shape.width)]
         for n in range(len(channels)):
             height, width = sizes[-1]
             sizes.append((halved(height), halved(width)) if _stride(n) == 2 else (height, width))
         height, width = sizes[-1]
         layers: list[nn.Module] = [
-            nn.Linear(config.latent_dim, 2 * channels[-1] * height * width),
+            nn.Linear(latent_dim, 2 * channels[-1] * height * width),
             nn.GLU(),
             nn.Unflatten(1, (channels[-1], height, width)),
         ]

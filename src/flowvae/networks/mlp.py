@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from flowvae.config import Config
+from flowvae.config.options import Widths
 
-__all__ = ["ACTIVATIONS", "MLP"]
+__all__ = ["ACTIVATIONS", "MLP", "Activation"]
+
+Activation = Literal["relu", "elu", "gelu", "silu", "tanh", "leaky_relu"]
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -60,15 +61,45 @@ class MLP(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     @classmethod
-    def encoder(cls, config: Config, data_shape: Sequence[int]) -> MLP:
-        return cls(math.prod(data_shape), config.hidden_dims, config.activation, config.gated)
+    def encoder(
+        cls,
+        data_shape: Sequence[int],
+        hidden_dims: Widths = (500,),
+        activation: Activation = "relu",
+        gated: bool = False,
+    ) -> MLP:
+        """From data.
+
+        Args:
+            data_shape: of a datum.
+            hidden_dims: widths of the encoder's hidden layers.
+            activation: of the hidden layers.
+            gated: hidden layers are (Wx + c) · sigmoid(Vx + d), not activation(Wx + c).
+        """
+        return cls(math.prod(data_shape), hidden_dims, activation, gated)
 
     @classmethod
-    def decoder(cls, config: Config, data_shape: Sequence[int], num_outputs: int) -> nn.Sequential:
-        """The encoder's widths in reverse, from z, and an affine layer."""
-        del data_shape
-        widths = config.hidden_dims[::-1]
-        body = cls(config.latent_dim, widths, config.activation, config.gated)
+    def decoder(
+        cls,
+        latent_dim: int,
+        num_outputs: int,
+        hidden_dims: Widths = (500,),
+        decoder_hidden_dims: Widths | None = None,
+        activation: Activation = "relu",
+        gated: bool = False,
+    ) -> nn.Sequential:
+        """From z, and an affine layer.
+
+        Args:
+            latent_dim: D.
+            num_outputs: of the likelihood's parameters.
+            hidden_dims: of the encoder.
+            decoder_hidden_dims: widths of the decoder's hidden layers; the encoder's in reverse if
+                not given.
+            activation: of the hidden layers.
+            gated: as in the encoder.
+        """
+        body = cls(latent_dim, decoder_hidden_dims or hidden_dims[::-1], activation, gated)
         return nn.Sequential(body, nn.Linear(body.out_features, num_outputs))
 
     def forward(self, x: Float[Tensor, "*batch I"]) -> Float[Tensor, "*batch O"]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from flowvae.config.options import Widths
 from flowvae.networks.images import (
     Flat,
     FromImages,
@@ -17,10 +17,7 @@ from flowvae.networks.images import (
     ToImages,
     halved,
 )
-from flowvae.networks.mlp import ACTIVATIONS
-
-if TYPE_CHECKING:
-    from flowvae.config import Config
+from flowvae.networks.mlp import ACTIVATIONS, Activation
 
 __all__ = ["ResNet"]
 
@@ -70,22 +67,40 @@ class ResNet(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     @classmethod
-    def encoder(cls, config: Config, data_shape: Sequence[int]) -> ResNet:
-        shape = ImageShape.of(data_shape, "resnet")
-        channels = config.channels or _CHANNELS
-        return cls(shape, channels, config.hidden_dims[-1], config.activation)
+    def encoder(
+        cls,
+        data_shape: Sequence[int],
+        hidden_dims: Widths = (500,),
+        channels: Widths = _CHANNELS,
+        activation: Activation = "relu",
+    ) -> ResNet:
+        """From images.
+
+        Args:
+            data_shape: of an image.
+            hidden_dims: width of the layer after the convolutions; of several the last.
+            channels: at each resolution of the encoder; the decoder's in reverse.
+            activation: of the hidden layers.
+        """
+        return cls(ImageShape.of(data_shape, "resnet"), channels, hidden_dims[-1], activation)
 
     @classmethod
-    def decoder(cls, config: Config, data_shape: Sequence[int], num_outputs: int) -> nn.Sequential:
+    def decoder(
+        cls,
+        latent_dim: int,
+        data_shape: Sequence[int],
+        num_outputs: int,
+        channels: Widths = _CHANNELS,
+        activation: Activation = "relu",
+    ) -> nn.Sequential:
         """The encoder's resolutions in reverse, and an offset for every output."""
         shape = ImageShape.of(data_shape, "resnet")
-        channels, activation = config.channels or _CHANNELS, config.activation
         sizes = [(shape.height, shape.width)]
         for _ in channels[1:]:
             sizes.append((halved(sizes[-1][0]), halved(sizes[-1][1])))
         height, width = sizes[-1]
         layers: list[nn.Module] = [
-            nn.Linear(config.latent_dim, channels[-1] * height * width),
+            nn.Linear(latent_dim, channels[-1] * height * width),
             nn.Unflatten(1, (channels[-1], height, width)),
             _Block(channels[-1], activation),
         ]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from flowvae.config.options import NumFlows
 from flowvae.distributions import (
     DiagonalGaussian,
     FlowDistribution,
@@ -16,9 +16,6 @@ from flowvae.distributions import (
     ParametricFlowDistribution,
 )
 from flowvae.precision import at_least_float32
-
-if TYPE_CHECKING:
-    from flowvae.config import Config
 
 __all__ = ["FlowPosterior", "check_sizes"]
 
@@ -32,13 +29,13 @@ class FlowPosterior(nn.Module):
     Args:
         in_features: width H of the encoder's output.
         latent_dim: D ≥ 1.
-        num_flows: K ≥ 0.
-        amortized: whether the flows' parameters, too, are written by the encoder; else they are
-            shared by all data, and μ and log σ² alone depend on x.
+        num_flows: K, the number of flows; 0 is a plain Gaussian.
+        amortized: whether the encoder writes the flows' parameters; else all data share them, and
+            μ and log σ² alone depend on x.
     """
 
     def __init__(
-        self, in_features: int, latent_dim: int, num_flows: int, amortized: bool = True
+        self, in_features: int, latent_dim: int, num_flows: NumFlows = 3, amortized: bool = True
     ) -> None:
         super().__init__()
         check_sizes(latent_dim, num_flows)
@@ -55,10 +52,6 @@ class FlowPosterior(nn.Module):
         if not amortized:
             for name, shape in self._shapes.items():
                 self.shared[name] = nn.Parameter(torch.randn(shape) / latent_dim**0.5)
-
-    @classmethod
-    def from_config(cls, config: Config, in_features: int) -> FlowPosterior:
-        return cls(in_features, config.latent_dim, config.num_flows, amortized=config.amortized)
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of every parameter of the K flows; K comes first."""

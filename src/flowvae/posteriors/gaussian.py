@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -11,9 +9,6 @@ from torch import Tensor, nn
 from flowvae.distributions import DiagonalGaussian, FullGaussian, LatentDistribution
 from flowvae.posteriors.base import check_sizes
 from flowvae.precision import at_least_float32
-
-if TYPE_CHECKING:
-    from flowvae.config import Config
 
 __all__ = ["FullGaussianPosterior", "GaussianPosterior"]
 
@@ -37,10 +32,6 @@ class GaussianPosterior(nn.Module):
         super().__init__()
         check_sizes(latent_dim)
         self.heads = nn.Linear(in_features, 2 * latent_dim)
-
-    @classmethod
-    def from_config(cls, config: Config, in_features: int) -> GaussianPosterior:
-        return cls(in_features, config.latent_dim)
 
     def forward(self, features: Float[Tensor, "*batch H"]) -> LatentDistribution:
         return DiagonalGaussian(*at_least_float32(self.heads(features)).chunk(2, -1))
@@ -79,10 +70,6 @@ class FullGaussianPosterior(nn.Module):
         rows, columns = torch.tril_indices(D, D, -1)
         self.register_buffer("rows", rows, persistent=False)
         self.register_buffer("columns", columns, persistent=False)
-
-    @classmethod
-    def from_config(cls, config: Config, in_features: int) -> FullGaussianPosterior:
-        return cls(in_features, config.latent_dim, config.amortized)
 
     def forward(self, features: Float[Tensor, "*batch H"]) -> LatentDistribution:
         loc, log_var, *rest = at_least_float32(self.heads(features)).split(self._sizes, -1)

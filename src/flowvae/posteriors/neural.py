@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from flowvae.config.options import NumFlows, Widths
 from flowvae.distributions import DiagonalGaussian, LatentDistribution, NeuralFlowDistribution
 from flowvae.flows.autoregressive import InverseAutoregressiveFlow
 from flowvae.flows.coupling import CouplingFlow
 from flowvae.flows.spline import SplineFlow
 from flowvae.posteriors.base import check_sizes
 from flowvae.precision import at_least_float32
-
-if TYPE_CHECKING:
-    from flowvae.config import Config
 
 __all__ = ["CouplingPosterior", "IAFPosterior", "SplinePosterior"]
 
@@ -27,7 +22,7 @@ class _NeuralPosterior(nn.Module):
     Args:
         in_features: width H of the encoder's output.
         latent_dim: D ≥ 1.
-        num_flows: K ≥ 0.
+        num_flows: K, the number of flows; 0 is a plain Gaussian.
         hidden_dims: widths of each flow's network.
         amortized: whether the networks see the features; else they see z alone.
     """
@@ -39,8 +34,8 @@ class _NeuralPosterior(nn.Module):
         self,
         in_features: int,
         latent_dim: int,
-        num_flows: int,
-        hidden_dims: Sequence[int] = (128,),
+        num_flows: NumFlows = 3,
+        hidden_dims: Widths = (128,),
         amortized: bool = True,
     ) -> None:
         super().__init__()
@@ -49,11 +44,6 @@ class _NeuralPosterior(nn.Module):
         self.heads = nn.Linear(in_features, 2 * latent_dim)
         context_dim = in_features if amortized else 0
         self.flow = self.flow_class(latent_dim, num_flows, hidden_dims, context_dim)
-
-    @classmethod
-    def from_config(cls, config: Config, in_features: int) -> _NeuralPosterior:
-        D, K = config.latent_dim, config.num_flows
-        return cls(in_features, D, K, config.flow_hidden_dims, config.amortized)
 
     def forward(self, features: Float[Tensor, "*batch H"]) -> LatentDistribution:
         base = DiagonalGaussian(*at_least_float32(self.heads(features)).chunk(2, -1))
@@ -85,7 +75,7 @@ class CouplingPosterior(_NeuralPosterior):
     Args:
         in_features: width H of the encoder's output.
         latent_dim: D ≥ 1.
-        num_flows: K ≥ 0.
+        num_flows: K, the number of flows; 0 is a plain Gaussian.
         hidden_dims: widths of each layer's network.
         amortized: whether the networks see the features; else they see z alone.
 

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from torch import Tensor
 
+from flowvae.config.options import NumFlows
 from flowvae.distributions import DiagonalGaussian, PlanarFlowDistribution
 from flowvae.flows.planar import CONSTRAINTS, Constraint
 from flowvae.posteriors.base import FlowPosterior
-
-if TYPE_CHECKING:
-    from flowvae.config import Config
 
 __all__ = ["PlanarPosterior"]
 
@@ -25,9 +21,10 @@ class PlanarPosterior(FlowPosterior):
     Args:
         in_features: width H of the encoder's output.
         latent_dim: D ≥ 1.
-        num_flows: K ≥ 0.
-        constraint: ``"paper"`` or ``"centred"``, see :func:`flowvae.flows.planar_flow`.
-        amortized: see :class:`FlowPosterior`.
+        num_flows: K, the number of flows; 0 is a plain Gaussian.
+        constraint: how a flow is kept invertible: ``"paper"``, m(a) of the paper, or ``"centred"``;
+            see :func:`flowvae.flows.planar_flow`.
+        amortized: whether the encoder writes the flows' parameters; else all data share them.
 
     Source: "Variational Inference with Normalizing Flows", arXiv 1505.05770.
 
@@ -43,7 +40,7 @@ class PlanarPosterior(FlowPosterior):
         self,
         in_features: int,
         latent_dim: int,
-        num_flows: int,
+        num_flows: NumFlows = 3,
         constraint: Constraint = "paper",
         amortized: bool = True,
     ) -> None:
@@ -51,11 +48,6 @@ class PlanarPosterior(FlowPosterior):
             raise ValueError(f"constraint: expected one of {CONSTRAINTS}, got {constraint!r}")
         super().__init__(in_features, latent_dim, num_flows, amortized)
         self.constraint: Constraint = constraint
-
-    @classmethod
-    def from_config(cls, config: Config, in_features: int) -> PlanarPosterior:
-        D, K = config.latent_dim, config.num_flows
-        return cls(in_features, D, K, config.constraint, config.amortized)
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         K, D = self.num_flows, self.latent_dim

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from torch import Tensor
 
+from flowvae.config.options import NumFlows, PositiveInt
 from flowvae.flows.sylvester import (
     Basis,
     FlipBasis,
@@ -15,9 +14,6 @@ from flowvae.flows.sylvester import (
     sylvester_flow_inverse,
 )
 from flowvae.posteriors.base import FlowPosterior
-
-if TYPE_CHECKING:
-    from flowvae.config import Config
 
 __all__ = [
     "HouseholderSylvesterPosterior",
@@ -55,9 +51,9 @@ class OrthogonalSylvesterPosterior(_SylvesterPosterior):
     Args:
         in_features: width H of the encoder's output.
         latent_dim: D ≥ 1.
-        num_flows: K ≥ 0.
-        num_orthogonal: M ≥ 1; no more than D are used.
-        amortized: see :class:`FlowPosterior`.
+        num_flows: K, the number of flows; 0 is a plain Gaussian.
+        num_orthogonal: M ≥ 1 orthonormal directions per flow; no more than D are used.
+        amortized: whether the encoder writes the flows' parameters; else all data share them.
 
     Source: "Sylvester Normalizing Flows for Variational Inference", arXiv 1803.05649.
 
@@ -72,17 +68,12 @@ class OrthogonalSylvesterPosterior(_SylvesterPosterior):
         self,
         in_features: int,
         latent_dim: int,
-        num_flows: int,
-        num_orthogonal: int = 8,
+        num_flows: NumFlows = 3,
+        num_orthogonal: PositiveInt = 8,
         amortized: bool = True,
     ) -> None:
         self.hidden_units = min(num_orthogonal, latent_dim)
         super().__init__(in_features, latent_dim, num_flows, amortized)
-
-    @classmethod
-    def from_config(cls, config: Config, in_features: int) -> OrthogonalSylvesterPosterior:
-        D, K = config.latent_dim, config.num_flows
-        return cls(in_features, D, K, config.num_orthogonal, config.amortized)
 
     def basis_shapes(self) -> dict[str, tuple[int, ...]]:
         return {"columns": (self.num_flows, self.latent_dim, self.hidden_units)}
@@ -97,9 +88,9 @@ class HouseholderSylvesterPosterior(_SylvesterPosterior):
     Args:
         in_features: width of the encoder's output.
         latent_dim: D ≥ 1.
-        num_flows: K ≥ 0.
+        num_flows: K, the number of flows; 0 is a plain Gaussian.
         num_householder: H ≥ 1 reflections per flow.
-        amortized: see :class:`FlowPosterior`.
+        amortized: whether the encoder writes the flows' parameters; else all data share them.
 
     Source: "Sylvester Normalizing Flows for Variational Inference", arXiv 1803.05649.
 
@@ -114,17 +105,12 @@ class HouseholderSylvesterPosterior(_SylvesterPosterior):
         self,
         in_features: int,
         latent_dim: int,
-        num_flows: int,
-        num_householder: int = 8,
+        num_flows: NumFlows = 3,
+        num_householder: PositiveInt = 8,
         amortized: bool = True,
     ) -> None:
         self.hidden_units, self.num_householder = latent_dim, num_householder
         super().__init__(in_features, latent_dim, num_flows, amortized)
-
-    @classmethod
-    def from_config(cls, config: Config, in_features: int) -> HouseholderSylvesterPosterior:
-        D, K = config.latent_dim, config.num_flows
-        return cls(in_features, D, K, config.num_householder, config.amortized)
 
     def basis_shapes(self) -> dict[str, tuple[int, ...]]:
         return {"v": (self.num_flows, self.num_householder, self.latent_dim)}

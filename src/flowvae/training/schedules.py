@@ -5,12 +5,14 @@ from __future__ import annotations
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, StepLR
 
-from flowvae.config import Config
+from flowvae.config import TrainingSection
 
 __all__ = ["build_schedule"]
 
 
-def build_schedule(optimizer: Optimizer, config: Config, updates: int) -> LRScheduler | None:
+def build_schedule(
+    optimizer: Optimizer, training: TrainingSection, updates: int
+) -> LRScheduler | None:
     """The schedule a configuration names, to be stepped after each of ``updates`` an epoch.
 
     ``cosine`` falls to zero at the last epoch's end, η_t = η/2 (1 + cos(π t / T)); ``step``
@@ -21,18 +23,19 @@ def build_schedule(optimizer: Optimizer, config: Config, updates: int) -> LRSche
 
     Examples:
         >>> import torch
-        >>> from flowvae import Config
+        >>> from flowvae.config import TrainingSection
         >>> adam = torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=1.0)
-        >>> schedule = build_schedule(adam, Config(schedule="cosine", epochs=2), updates=5)
+        >>> training = TrainingSection(schedule="cosine", epochs=2)
+        >>> schedule = build_schedule(adam, training, updates=5)
         >>> for _ in range(5):
         ...     adam.step()
         ...     schedule.step()
         >>> round(adam.param_groups[0]["lr"], 6)
         0.5
     """
-    if config.schedule == "cosine":
-        return CosineAnnealingLR(optimizer, T_max=max(1, config.epochs * updates))
-    if config.schedule == "step":
-        every = max(1, config.schedule_epochs * updates)
-        return StepLR(optimizer, every, config.schedule_factor)
+    if training.schedule == "cosine":
+        return CosineAnnealingLR(optimizer, T_max=max(1, training.epochs * updates))
+    if training.schedule == "step":
+        every = max(1, training.schedule_epochs * updates)
+        return StepLR(optimizer, every, training.schedule_factor)
     return None

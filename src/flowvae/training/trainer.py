@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from flowvae.config import Config
+from flowvae.config import Part, TrainingSection
 from flowvae.data import Batches, Dataset, Split
 from flowvae.errors import TrainingError
 from flowvae.files import write_bytes
@@ -42,15 +42,18 @@ class Trainer:
     Args:
         model: trained in place, where it is.
         dataset: its training data.
-        config: the training settings.
+        training: the settings of this section.
+        objective: what is maximised; the ELBO if not given.
+        seed: of the order of the data, and of noise.
 
     Examples:
         >>> import numpy as np, torch
-        >>> from flowvae import Config, build_vae
+        >>> from flowvae import build_vae, preset
+        >>> from flowvae.config import TrainingSection
         >>> from flowvae.data import Dataset
-        >>> config = Config(batch_size=10)
         >>> data = Dataset.from_arrays(np.random.rand(50, 6, 5), np.random.rand(9, 6, 5))
-        >>> trainer = Trainer(build_vae(config, data.data_shape), data, config)
+        >>> model = build_vae(preset("original"), data.data_shape)
+        >>> trainer = Trainer(model, data, TrainingSection(batch_size=10))
         >>> for terms in trainer.steps():  # one epoch
         ...     pass
         >>> terms.log_weight.shape, trainer.epoch, int(trainer.step)
@@ -58,19 +61,26 @@ class Trainer:
         >>> trainer.save(tmp_path / "state.pt")   # and later, in a new trainer: load
     """
 
-    def __init__(self, model: VAE, dataset: Dataset, config: Config) -> None:
+    def __init__(
+        self,
+        model: VAE,
+        dataset: Dataset,
+        training: TrainingSection | None = None,
+        objective: Part | None = None,
+        seed: int = 0,
+    ) -> None:
         self.device = next(model.parameters()).device
-        self.model, self.config = model, config
+        self.model, self.training = model, training or TrainingSection()
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self.optimizer = _adam(self.parameters, config, self.device)
-        self.generator = torch.Generator(self.device).manual_seed(config.seed)
-        self.order = torch.Generator(self.device).manual_seed(config.seed)
+        self.optimizer = _adam(self.parameters, self.training, self.device)
+        self.generator = torch.Generator(self.device).manual_seed(seed)
+        self.order = torch.Generator(self.device).manual_seed(seed)
         self._epoch_order = self.order.get_state()
         self.dynamic = dataset.binarization == "dynamic"
         self.feed(dataset.train)
-        updates = -(-len(self.batches) // config.accumulate)
-        self.objective = build_objective(config, steps_per_epoch=updates)
-        self.schedule = build_schedule(self.optimizer, config, updates)
+        updates = -(-len(self.batches) // self.training.accumulate)
+        self.objective = build_objective(objective or Part(name="elbo"), steps_per_epoch=updates)
+        self.schedule = build_schedule(self.optimizer, self.training, updates)
         self.means = RunningMeans(self.device)
         self.epoch, self.position = 0, 0  # epochs done; updates done of the next
         zero = torch.zeros((), dtype=torch.long, device=self.device)
@@ -80,7 +90,7 @@ class Trainer:
         self._graph = self._new_graph()
 
     def _new_graph(self) -> StepGraph | None:
-        if self.device.type != "cuda" or self.config.accumulate > 1:
+        if self.device.type != "cuda" or self.training.accumulate > 1:
             return None
         return StepGraph(self._update, self.generator)
 
@@ -88,7 +98,7 @@ class Trainer:
         """Take the batches of the epochs to come from here."""
         self.batches = Batches(
             split.to(self.device),
-            self.config.batch_size,
+            self.training.batch_size,
             self.order,
             dynamic=self.dynamic,
             noise=self.generator,
@@ -101,7 +111,7 @@ class Trainer:
         over the epoch.
         """
         self.model.train()
-        self.model.precision = self.config.precision
+        self.model.precision = self.training.precision
         try:
             yield from self._rest_of_epoch()
         finally:
@@ -111,10 +121,10 @@ class Trainer:
         if self.position == 0:
             self._epoch_order = self.order.get_state()
             self.means.reset()
-        group = self.config.accumulate
+        group = self.training.accumulate
         batches = self.batches.skipping(self.position * group)
         while xs := list(islice(batches, group)):
-            graphed = self._graph is not None and len(xs[0]) == self.config.batch_size
+            graphed = self._graph is not None and len(xs[0]) == self.training.batch_size
             terms = self._graph(xs) if graphed else self._update(xs)  # pyright: ignore
             if self.schedule is not None:
                 self.schedule.step()
@@ -156,7 +166,7 @@ class Trainer:
         Off the CPU the answer is a tensor, nobody waits for the device, and it is the optimizer
         that leaves the update out.
         """
-        most, optimizer = self.config.max_grad_norm, self.optimizer
+        most, optimizer = self.training.max_grad_norm, self.optimizer
         norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         if most is not None:
             clip_grads_with_norm_(self.parameters, most, norm)
@@ -235,11 +245,13 @@ class Trainer:
         self.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
 
 
-def _adam(parameters: Sequence[Tensor], config: Config, device: torch.device) -> torch.optim.Adam:
-    rate: float | Tensor = config.learning_rate
+def _adam(
+    parameters: Sequence[Tensor], training: TrainingSection, device: torch.device
+) -> torch.optim.Adam:
+    rate: float | Tensor = training.learning_rate
     on_cuda = device.type == "cuda"
     if on_cuda:  # a graph reads the rate from the device
         rate = torch.tensor(rate, device=device)
     return torch.optim.Adam(
-        parameters, lr=rate, weight_decay=config.weight_decay, fused=True, capturable=on_cuda
+        parameters, lr=rate, weight_decay=training.weight_decay, fused=True, capturable=on_cuda
     )
