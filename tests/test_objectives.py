@@ -187,7 +187,9 @@ def test_bad_values_are_named():
         Dreg(free_bits=1.0)
     with pytest.raises(UserError, match="free_bits: an option of the objective elbo"):
         resolve_config(objective="iwae", free_bits=2.0)
-    with pytest.raises(UserError, match="objective: expected one of elbo, stl, iwae, dreg, or module:Class, got"):
+    with pytest.raises(
+        UserError, match="objective: expected one of elbo, stl, iwae, dreg, or module:Class, got"
+    ):
         resolve_config(objective="vimco")
 
 
