@@ -231,7 +231,9 @@ def test_runs_of_version_1_load_and_give_the_same(name):
     if model.columns is not None:
         x[:, 1:4] = torch.eye(3)[[0, 2]]
     found = model.elbo(x, 2, torch.Generator().manual_seed(0))
-    torch.testing.assert_close(found, torch.tensor(expected), rtol=1e-5, atol=1e-5)
+    # The negative binomial's log r was 7 tanh(raw / 7) in those days; its limit is further now.
+    tolerance = 1e-3 if name == "counts" else 1e-5
+    torch.testing.assert_close(found, torch.tensor(expected), rtol=tolerance, atol=tolerance)
     config = load_config(OLD / name / "config.yaml")
     assert config.version == 2
     assert layered(config.model_dump()) == config

@@ -7,6 +7,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from linear_gaussian import LinearGaussian
 from making import trainer_of
 from torch import Tensor
@@ -15,7 +17,9 @@ import flowvae
 from flowvae import UserError
 from flowvae.config import resolve_config
 from flowvae.distributions import DiagonalGaussian, LatentDistribution
+from flowvae.likelihoods import Gaussian
 from flowvae.objectives import Dreg, Elbo, Iwae, Objective, Stl, Warmup, build_objective
+from flowvae.priors import StandardNormal
 from flowvae.registry import OBJECTIVES, POSTERIORS
 
 ALL = [Elbo, Stl, Iwae, Dreg]
@@ -176,6 +180,38 @@ def test_free_bits_leave_a_small_kl_alone():
             strict=True,
         ):
             torch.testing.assert_close(a, b)
+
+
+@given(
+    loc=st.floats(-4, 4),
+    log_var=st.floats(-6, 1),
+    nats=st.floats(0.1, 20),
+    weight=st.sampled_from([0.01, 0.3, 1.0]),
+)
+def test_free_bits_under_tempering_clamp_the_kl_itself(loc, log_var, nats, weight):
+    """With KL(N(m, s²) ‖ N(0, 1)) in closed form: from above λ the entropy has its gradient -½."""
+    kl = 0.5 * (math.exp(log_var) + loc**2 - 1 - log_var)
+    assume(abs(kl - nats) > 0.2)
+    draws = 40_000
+    q_log_var = torch.tensor([log_var], dtype=torch.float64, requires_grad=True)
+
+    class Head(torch.nn.Module):
+        def forward(self, x):
+            return DiagonalGaussian(x.new_full((len(x), 1), loc), q_log_var.expand(len(x), 1))
+
+    likelihood = Gaussian(sigma=1.0).double()
+    model = flowvae.VAE(
+        torch.nn.Identity(), Head(), StandardNormal(1).double(), torch.nn.Identity(), likelihood,
+        latent_dim=1, data_shape=(1,),
+    )  # fmt: skip
+    x = torch.zeros(1, 1, dtype=torch.float64)
+    objective = Elbo(draws, free_bits=nats, warmup=Warmup("tempering", 100, weight))
+    loss, _ = objective(model, x, torch.Generator().manual_seed(0), 0)
+    (found,) = torch.autograd.grad(loss, q_log_var)
+    second = math.exp(log_var)  # of E z² = m² + s², whose half is in E log p(z) and in E log p(x|z)
+    expected = weight * second / 2 + (weight - 1) * second / 2
+    expected += (second - 1) / 2 if kl > nats else 0.0
+    assert found.item() == pytest.approx(expected, abs=0.03 * (1 + second + abs(loc)))
 
 
 def test_bad_values_are_named():

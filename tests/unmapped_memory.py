@@ -25,9 +25,8 @@ def note(name: str, *values: torch.Tensor) -> None:
 
 
 def model_calls(posterior: str, num_flows: int, repeats: int, threads: int) -> None:
-    config = flowvae.Config(
-        posterior=posterior, num_flows=num_flows, hidden_dims=(64,), batch_size=100, seed=1
-    )
+    flows = {} if posterior == "gaussian" else {"num_flows": num_flows}
+    config = flowvae.Config(posterior=posterior, hidden_dims=(64,), batch_size=100, seed=1, **flows)
     model = flowvae.build_vae(config, (28, 28))
     generator = torch.Generator().manual_seed(0)
     images = torch.bernoulli(torch.full((5000, 784), 0.2), generator=generator)

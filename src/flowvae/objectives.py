@@ -81,7 +81,8 @@ class Objective:
         free_bits: nats of KL per datum, mean over the batch, below which the KL is not reduced:
             max(λ, mean KL) in place of the KL. The KL of a flow posterior has no parts by
             dimension, so all of z is one group of "Improved Variational Inference with Inverse
-            Autoregressive Flow", arXiv 1606.04934, appendix C.8.
+            Autoregressive Flow", arXiv 1606.04934, appendix C.8. Under tempering by β_t it is
+            the KL itself that is compared with λ, and (1 - β_t) E log p(z) is added to the larger.
         warmup: a schedule, or none.
 
     Raises:
@@ -194,9 +195,11 @@ class Objective:
         joint, beta = self._weights(step)
         log_q = self._log_q(q, sample.z) if self.path_gradient else sample.log_base - sample.ladj
         fit = _times(joint, terms.log_likelihood)
-        kl = log_q - _times(joint, terms.log_prior)
+        kl = log_q - terms.log_prior
+        # The KL has log p(z_K) whole; what tempering takes off it is added beside the KL.
+        off = terms.log_prior - _times(joint, terms.log_prior)
         if self.importance_weighted:
-            log_weight = fit - beta * kl
+            log_weight = fit - beta * (kl + off)
             if self.path_gradient and sample.z.requires_grad:
                 _weigh_twice(sample.z, log_weight.detach(), beta)
             loss = math.log(self.samples) - log_weight.logsumexp(0).mean()
@@ -204,7 +207,7 @@ class Objective:
             mean_kl = kl.mean()
             if self.free_bits > 0:
                 mean_kl = mean_kl.clamp(min=self.free_bits)
-            loss = _times(beta, mean_kl) - fit.mean()
+            loss = _times(beta, mean_kl + off.mean()) - fit.mean()
         return loss, ElboTerms(*(term.detach() for term in terms))
 
     def _weights(self, step: int | Tensor) -> tuple[Weight, Weight]:

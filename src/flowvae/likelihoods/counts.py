@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Annotated
 
@@ -9,7 +10,6 @@ import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
-from torch.nn.functional import softplus
 
 from flowvae.config.options import MOST
 from flowvae.likelihoods.base import CATEGORIES, COUNTS, Likelihood, ValueDistribution, uniform
@@ -17,13 +17,17 @@ from flowvae.likelihoods.base import CATEGORIES, COUNTS, Likelihood, ValueDistri
 __all__ = ["Categorical", "NegativeBinomial", "Poisson"]
 
 _LINEAR_FROM = 10.0
+_MOST_LOG_R = 40.0
+# From here on Γ(x + r)/Γ(r) is taken from Stirling's series, whose next term is below 1e-11.
+_STIRLING_FROM = 1000.0
 
 
 class Poisson(Likelihood):
-    """P(x) = λ^x e^{-λ} / x! for each value, from η: log λ = η up to η = 10, whence λ goes on
-    along its tangent instead of overflowing.
+    """P(x) = λ^x e^{-λ} / x! for each value, from η: log λ = η up to η = 10, and from there on λ
+    follows its tangent instead of overflowing.
 
-    The encoder sees log(1 + x).
+    The encoder sees log(1 + x). Probabilities are computed in float64, where the device has it: at
+    large counts they are small differences of large numbers.
 
     Examples:
         >>> import torch
@@ -39,7 +43,7 @@ class Poisson(Likelihood):
         return _log_of_mean(mean)
 
     def forward(self, eta: Float[Tensor, "*batch P"]) -> ValueDistribution:
-        return _PoissonValues(_log_rate(eta))
+        return _PoissonValues(eta)
 
 
 class NegativeBinomial(Likelihood):
@@ -47,8 +51,8 @@ class NegativeBinomial(Likelihood):
     μ + μ²/r.
 
     The decoder writes log μ (as :class:`Poisson` does log λ) and log r for each value; log r stays
-    within ±7, beyond which the distribution is the Poisson's to all purposes. The encoder sees
-    log(1 + x).
+    within ±40. With r far above μ the distribution is the Poisson's. The encoder sees log(1 + x).
+    Probabilities are computed in float64, where the device has it.
 
     Examples:
         >>> import torch
@@ -66,7 +70,7 @@ class NegativeBinomial(Likelihood):
 
     def forward(self, outputs: Float[Tensor, "*batch N"]) -> ValueDistribution:
         eta, raw = outputs.chunk(2, -1)
-        return _NegativeBinomialValues(_log_rate(eta), 7 * torch.tanh(raw / 7))
+        return _NegativeBinomialValues(eta, raw.clamp(-_MOST_LOG_R, _MOST_LOG_R))
 
 
 class Categorical(Likelihood):
@@ -100,7 +104,10 @@ class Categorical(Likelihood):
 
 
 def _log_of_mean(mean: Tensor) -> Tensor:
-    return mean.clamp(min=1e-3).log().clamp(max=_LINEAR_FROM)
+    """η at which the mean is this."""
+    log_mean = mean.clamp(min=1e-3).log()
+    on_tangent = mean * math.exp(-_LINEAR_FROM) + _LINEAR_FROM - 1
+    return torch.where(log_mean > _LINEAR_FROM, on_tangent, log_mean)
 
 
 def _log_rate(eta: Tensor) -> Tensor:
@@ -109,42 +116,64 @@ def _log_rate(eta: Tensor) -> Tensor:
     return torch.where(beyond, tangent, eta)
 
 
+def _wide(x: Tensor) -> Tensor:
+    """In float64, where the device has it."""
+    return x if x.device.type == "mps" else x.double()
+
+
 class _PoissonValues(ValueDistribution):
-    def __init__(self, log_rate: Tensor) -> None:
-        self.log_rate = log_rate
-        super().__init__(log_rate.shape)
+    def __init__(self, eta: Tensor) -> None:
+        self.eta, self.log_rate = eta, _log_rate(_wide(eta))
+        super().__init__(eta.shape)
 
     @property
     def mean(self) -> Tensor:
-        return self.log_rate.exp()
+        return self.log_rate.exp().to(self.eta.dtype)
 
     def log_prob_values(self, value: Tensor) -> Tensor:
-        return value * self.log_rate - self.mean - torch.lgamma(value + 1)
+        x = _wide(value)
+        found = x * self.log_rate - self.log_rate.exp() - torch.lgamma(x + 1)
+        return found.to(self.eta.dtype)
 
     def draw(self, shape: torch.Size, generator: torch.Generator | None) -> Tensor:
         return torch.poisson(self.mean.expand(shape), generator=generator)
 
 
 class _NegativeBinomialValues(ValueDistribution):
-    def __init__(self, log_mean: Tensor, log_r: Tensor) -> None:
-        self.log_mean, self.log_r = log_mean, log_r
-        super().__init__(log_mean.shape)
+    def __init__(self, eta: Tensor, log_r: Tensor) -> None:
+        self.eta, self.log_mean, self.log_r = eta, _log_rate(_wide(eta)), _wide(log_r)
+        super().__init__(eta.shape)
 
     @property
     def mean(self) -> Tensor:
-        return self.log_mean.exp()
+        return self.log_mean.exp().to(self.eta.dtype)
 
     def log_prob_values(self, value: Tensor) -> Tensor:
-        r, odds = self.log_r.exp(), self.log_mean - self.log_r
-        ways = torch.lgamma(value + r) - torch.lgamma(r) - torch.lgamma(value + 1)
-        return ways - r * softplus(odds) - value * softplus(-odds)
+        x, r, odds = _wide(value), self.log_r.exp(), self.log_mean - self.log_r
+        zero = torch.zeros_like(odds)
+        ways = _log_rising(x, r, self.log_r) - torch.lgamma(x + 1)
+        found = ways - r * torch.logaddexp(odds, zero) - x * torch.logaddexp(-odds, zero)
+        return found.to(self.eta.dtype)
 
     def draw(self, shape: torch.Size, generator: torch.Generator | None) -> Tensor:
         """A Poisson draw whose rate is a gamma draw."""
         r = self.log_r.exp().expand(shape).contiguous()
         gamma = torch._standard_gamma(r, generator=generator)  # pyright: ignore
         rate = gamma * (self.log_mean - self.log_r).exp()
-        return torch.poisson(rate, generator=generator)
+        return torch.poisson(rate, generator=generator).to(self.eta.dtype)
+
+
+def _log_rising(x: Tensor, r: Tensor, log_r: Tensor) -> Tensor:
+    """Log Γ(x + r) - log Γ(r), whose terms are far larger than their difference for large r.
+
+    There log Γ(r) = (r - ½) log r - r + ½ log 2π + 1/(12 r) - …, and the large terms of the two
+    cancel by hand.
+    """
+    large = r > _STIRLING_FROM
+    small_r, large_r = torch.where(large, 1.0, r), torch.where(large, r, _STIRLING_FROM)
+    ratio = torch.log1p(x / large_r)
+    series = x * log_r + (x + large_r - 0.5) * ratio - x + (1 / (x + large_r) - 1 / large_r) / 12
+    return torch.where(large, series, torch.lgamma(x + small_r) - torch.lgamma(small_r))
 
 
 class _CategoricalValues(ValueDistribution):
