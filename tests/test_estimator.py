@@ -6,6 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
@@ -15,7 +16,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import flowvae
 from flowvae import FlowVAE, UserError
 from flowvae.config.options import options_of
-from flowvae.evaluation.common_noise import common_draws, seeded_draws
+from flowvae.distributions import DiagonalGaussian, LatentDistribution
+from flowvae.evaluation.common_noise import common_draws
 from flowvae.registry import POSTERIORS
 from flowvae.runs import write_model
 
@@ -99,13 +101,29 @@ def test_transform_is_the_posterior_mean():
     assert (abs(model.transform(X) - q.mean.detach().numpy()) < 0.08 * sigma).all()
 
 
-def test_rows_that_go_one_by_one_agree_with_common_noise(fitted):
-    """The way for posteriors without a diagonal Gaussian base gives valid draws too."""
-    x = fitted._encoded(correlated(20))
-    together = common_draws(fitted.model_, x, 2000, 0)
-    one = [seeded_draws(fitted.model_, row, 2000, 0) for row in x.split(1)]
-    for a, b in zip(together, one[0], strict=True):
-        assert a[:, :1].mean().item() == pytest.approx(b.mean().item(), abs=0.15)
+@pytest.mark.parametrize("posterior", list(POSTERIORS))
+def test_every_row_has_the_same_noise(posterior):
+    """All rows at once; each as it would be alone, and distributed as q is."""
+    config = flowvae.Config(posterior=posterior, latent_dim=3, hidden_dims=(8,))
+    model = flowvae.build_vae(config, (4,)).double()
+    x = torch.randn(5, 4, dtype=torch.float64)
+    with torch.no_grad():
+        z, log_q = common_draws(model, x, 4000, 0)
+        torch.testing.assert_close(log_q, model.posterior(x).log_prob(z), rtol=1e-6, atol=1e-6)
+        for row in range(5):
+            alone, log_alone = common_draws(model, x[row : row + 1], 4000, 0)
+            torch.testing.assert_close(z[:, row], alone[:, 0])
+            torch.testing.assert_close(log_q[:, row], log_alone[:, 0])
+        drawn = model.posterior(x).rsample((4000,), torch.Generator().manual_seed(1))
+    error = (z.var(0) / 2000).sqrt()
+    assert ((z.mean(0) - drawn.mean(0)).abs() < 5 * error).all()
+
+
+def test_a_posterior_that_cannot_do_it_is_named(monkeypatch):
+    monkeypatch.setattr(DiagonalGaussian, "at_noise", LatentDistribution.at_noise)
+    model = flowvae.build_vae(flowvae.Config(posterior="gaussian", hidden_dims=(8,)), (4,))
+    with pytest.raises(UserError, match="posterior: expected .* at_noise.*, got DiagonalGaussian"):
+        common_draws(model, torch.zeros(2, 4), 3, 0)
 
 
 @pytest.mark.parametrize("posterior", list(POSTERIORS))

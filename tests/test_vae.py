@@ -130,7 +130,7 @@ def test_chunks_of_samples_change_nothing(monkeypatch):
     torch.testing.assert_close(model.log_prob(x, 50), bound)
 
 
-@pytest.mark.parametrize("shape", [(7,), (4, 3), (3, 4, 5)])
+@pytest.mark.parametrize("shape", [(7,), (4, 3), (3, 4, 5), (1, 6), (6, 1), (1, 1, 5), (1,)])
 @pytest.mark.parametrize(("D", "K"), [(1, 0), (1, 2), (5, 3)])
 def test_any_data_shape_and_sizes(shape, D, K):
     model = flowvae.build_vae(resolve_config(latent_dim=D, num_flows=K, hidden_dims=(9, 8)), shape)

@@ -27,6 +27,9 @@ class Reflections:
     """
 
     def __init__(self, v: Float[Tensor, "*params K D"]) -> None:
+        # Squares of what is small or large leave float32; a length does not change the reflection.
+        largest = v.detach().abs().amax(-1, keepdim=True)
+        v = v / torch.where(largest > 0, largest, 1.0)
         tiny = torch.finfo(v.dtype).tiny
         self.units = v * v.square().sum(-1, keepdim=True).clamp(min=tiny).rsqrt()
         K = v.shape[-2]

@@ -1,0 +1,39 @@
+"""Reflections at normals of any length."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowvae.flows.householder import householder_flow, householder_flow_inverse
+from flowvae.flows.sylvester import HouseholderBasis
+
+
+@given(exponent=st.integers(-37, 37), seed=st.integers(0, 999))
+def test_the_length_of_a_normal_changes_nothing(exponent, seed):
+    """In float32, whose squares end at 1e-38 and 1e38."""
+    generator = torch.Generator().manual_seed(seed)
+    z, v = torch.randn(4, 3, generator=generator), torch.randn(4, 2, 3, generator=generator)
+    scaled = (v.double() * 10.0**exponent).float().requires_grad_()
+    found, _ = householder_flow(z, scaled)
+    expected, _ = householder_flow(z.double(), v.double())
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-5)
+    back, _ = householder_flow_inverse(found, scaled)
+    torch.testing.assert_close(back, z, rtol=1e-4, atol=1e-5)
+    basis = HouseholderBasis(scaled.unsqueeze(-3))
+    torch.testing.assert_close(basis.expand(0, basis.project(0, z)), z, rtol=1e-4, atol=1e-5)
+    (gradient,) = torch.autograd.grad((found * z.flip(0)).sum(), scaled)
+    assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("v", [0.0, 1e-45, 3e38])
+def test_extremes_are_finite(v):
+    normal = torch.tensor([[v, 0.0, 0.0]], requires_grad=True)
+    z, _ = householder_flow(torch.tensor([3.0, 4.0, 5.0]), normal)
+    torch.testing.assert_close(z, torch.tensor([3.0 if v == 0 else -3.0, 4.0, 5.0]))
+    z.sum().backward()
+    assert normal.grad is not None
+    if v != 1e-45:  # whose own derivative is beyond float32
+        assert normal.grad.isfinite().all()
