@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: train test test-fast lint docs docs-serve results bench clean help
+.PHONY: train test test-fast lint docs docs-serve results bench gpu wheels clean help
 
 help:
 	@echo "make train      train the starting text's model on MNIST, evaluate it, draw its pictures"
@@ -13,6 +13,8 @@ help:
 	@echo "make lint       style and types"
 	@echo "make docs       build the documentation, strictly, into site/"
 	@echo "make bench      the operators' speed beside their peers', with table and plot under docs/"
+	@echo "make gpu        on a machine with a CUDA GPU: its tests and speeds, into runs/gpu"
+	@echo "make wheels     what such a machine may lack, into wheels/ (for GPU_PYTHON=3.12)"
 	@echo "make results    train all presets at several seeds and write the tables (hours)"
 	@echo "make train ARGS='--preset planar --epochs 20'   any flag of 'flowvae train'"
 
@@ -59,6 +61,18 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.planar $(ARGS)
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.evaluation
+
+# By the Python that has PyTorch with CUDA, and into no environment of ours.
+gpu:
+	$(PYTHON) -m benchmarks.gpu --wheels wheels $(ARGS)
+
+# Small ones that a Python with PyTorch and the usual packages lacks; WHEELS names others.
+GPU_PYTHON ?= 3.12
+WHEELS ?= annotated-types beartype hypothesis pydantic pydantic_core pyro-api pyro-ppl sortedcontainers typing-inspection zuko
+wheels: $(VENV)/.train
+	$(BIN)/python -m pip download --quiet --no-deps --only-binary=:all: --constraint constraints.txt \
+	  --python-version $(GPU_PYTHON) --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 \
+	  --platform manylinux2014_x86_64 --dest wheels $(WHEELS)
 
 clean:
 	rm -rf $(VENV) site dist build .pytest_cache .ruff_cache .hypothesis

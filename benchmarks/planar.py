@@ -70,11 +70,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--docs", type=Path, help="the folder to write to instead of docs")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     rounds = options.rounds or (3 if options.quick else 15)
     least = 0.002 if options.quick else 0.02
-    docs = ROOT / "runs" / "bench-quick" if options.quick else ROOT / "docs"
+    docs = options.docs or (ROOT / "runs" / "bench-quick" if options.quick else ROOT / "docs")
     if options.device == "cuda":
         if not torch.cuda.is_available():
             raise SystemExit("--device cuda: nothing measured, torch finds no CUDA device")

@@ -50,6 +50,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few short measurements, kept apart")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--docs", type=Path, help="the folder to write to instead of docs")
     parser.add_argument("--cost", help=argparse.SUPPRESS)  # one measurement, in its own process
     options = parser.parse_args()
     device = options.device
@@ -75,7 +76,7 @@ def main() -> None:
         "growth": _growth(device, options.quick),
     }
     found["targets"] = targets(found, device)
-    docs = ROOT / "runs" / "bench-quick" if options.quick else ROOT / "docs"
+    docs = options.docs or (ROOT / "runs" / "bench-quick" if options.quick else ROOT / "docs")
     name = "training" if device == "cpu" else "training-cuda"
     kept = docs / "results" / f"{name}.json"
     kept.parent.mkdir(parents=True, exist_ok=True)
@@ -184,7 +185,7 @@ def _some_steps(trainer: Trainer, n: int) -> Call:
 
 def floor(config: Config, device: str, n: int) -> Call:
     """n times the matrix products of a step and one pass of the optimizer over the parameters."""
-    B, D, K = config.batch_size, config.latent_dim, config.num_flows
+    B, D, K = config.batch_size, config.latent_dim, getattr(config, "num_flows", 0)
     outputs = 2 * D + 2 * K * D + K
     dtype = getattr(torch, config.precision)
 
@@ -234,20 +235,11 @@ def _steps(data: Dataset, rounds: int, device: str, n: int = 50) -> dict[str, An
     for precision in ("float32", "bfloat16"):
         for name, call in _step_and_floor(data, device, n, precision=precision).items():
             calls[f"{precision} {name}"] = call
-    # The first layer skips zeros, if there are any.
-    calls["float32 without zeros"] = _some_steps(_trainer(_without_zeros(data), device), n)
     times = in_turn(calls, rounds, device)
     return {
         name: _row(ms, n) | _ratio(ms, times[f"{name.split()[0]} floor"])
         for name, ms in times.items()
     }
-
-
-def _without_zeros(data: Dataset) -> Dataset:
-    images = data.train.images
-    assert isinstance(images, torch.Tensor)  # noqa: S101 - MNIST's lie in memory
-    train = Split(images.clamp(min=1), data.train.labels)
-    return Dataset(data.name, train, data.test, data.data_shape)
 
 
 def _flows(data: Dataset, rounds: int, device: str, n: int = 30) -> list[dict[str, Any]]:
@@ -256,7 +248,8 @@ def _flows(data: Dataset, rounds: int, device: str, n: int = 30) -> list[dict[st
     for D in (2, 40):
         calls: dict[str, Call] = {}
         for K in (K for d, K in FLOWS if d == D):
-            made = _step_and_floor(data, device, n, latent_dim=D, num_flows=K)
+            flows = {"posterior": "planar", "num_flows": K} if K else {"posterior": "gaussian"}
+            made = _step_and_floor(data, device, n, latent_dim=D, **flows)
             calls |= {f"{K} {name}": call for name, call in made.items()}
         times = in_turn(calls, rounds, device)
         for K in (K for d, K in FLOWS if d == D):

@@ -70,8 +70,7 @@ def tables(found: dict[str, Any]) -> str:
         if kind != "floor":
             low = found["step"][f"{precision} floor"]
             ratio = f"{row['ratio']:.3f} ± {row['ratio_se']:.3f}"
-            shown = precision if kind == "step" else f"{precision}, data {kind}"
-            lines.append(f"| {shown} | {_ms(row)} | {_ms(low)} | {ratio} |")
+            lines.append(f"| {precision} | {_ms(row)} | {_ms(low)} | {ratio} |")
     lines += ["", "| D | K | step, ms | its floor, ms | the flow adds |", "|---|---|---|---|---|"]
     for row in found["flow"]:
         share = f"{row['added_share']:.0%} ± {row['added_se']:.0%}" if row["K"] else "–"

@@ -35,6 +35,13 @@ settings.load_profile("flowvae")
 torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("cuda"):
+                item.add_marker(pytest.mark.skip(reason="no CUDA GPU"))
+
+
 @pytest.fixture
 def unchecked() -> Iterator[None]:
     """Shape checks off: the function's own errors are what is tested."""

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -100,27 +101,30 @@ def disagreements(inputs, shift, inverted) -> list[str] | None:
     return wrong
 
 
-def compare_random(device: str, subset: int) -> list[str]:
-    """Every shape and scale, with the ``subset``-th part of shifts, directions and dtypes."""
+KINDS = list(itertools.product(reference.SHIFTS.values(), (False, True), BOUNDS))
+
+
+def compare_random(
+    device: str, shapes: list[Any] = SHAPES, kinds: list[Any] | None = None
+) -> list[str]:
+    """Every shape and scale, with these shifts, directions and dtypes, or one of all in turn."""
     from flowvae.flows.kernels import cuda
 
     choose = cuda._tile
-    wrong, compared, n = [], 0, 0
-    kinds = list(itertools.product(reference.SHIFTS.values(), (False, True), BOUNDS))
-    for shape, scale in itertools.product(SHAPES, (0.3, 3.0, 30.0)):
+    wrong, compared, cases = [], 0, 0
+    for n, (shape, scale) in enumerate(itertools.product(shapes, (0.3, 3.0, 30.0))):
         *sizes, rows = shape
-        for shift, inverted, dtype in kinds[n % subset :: subset]:
+        for shift, inverted, dtype in kinds or [KINDS[n % len(KINDS)]]:
             inputs = [x.to(device, dtype) for x in normal(*sizes, scale, n)]
             if rows is not None:
                 cuda._tile = lambda S, P, D, whole, rows=rows: (rows, choose(S, P, D, whole)[1], 1)
             found = disagreements(inputs, shift, inverted)
             cuda._tile = choose
-            compared += found is not None
+            cases, compared = cases + 1, compared + (found is not None)
             case = f"{shape} scale {scale} shift {shift:.2f} inverted {inverted} {dtype}"
             wrong += [f"{case} {x}" for x in found or []]
-        n += 1
-    if compared < n * len(kinds) / subset / 2:
-        wrong.append(f"only {compared} cases of {n * len(kinds) // subset} could be compared")
+    if compared < cases / 3:
+        wrong.append(f"only {compared} cases of {cases} could be compared")
     return wrong
 
 
@@ -269,11 +273,25 @@ def test_tiles(whole):
 
 
 @needs_triton
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
-@pytest.mark.filterwarnings("default")  # triton's own
-def test_on_a_gpu():
-    wrong = compare_random("cuda", 1) + compare_layouts("cuda") + compare_extremes("cuda")
+@pytest.mark.cuda
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("half", [0, 1])
+def test_on_a_gpu(kind, half):
+    wrong = compare_random("cuda", SHAPES[half::2], [kind])
     assert not wrong, "\n".join(wrong)
+
+
+@needs_triton
+@pytest.mark.cuda
+@pytest.mark.parametrize("compare", [compare_layouts, compare_extremes])
+def test_corners_on_a_gpu(compare):
+    wrong = compare("cuda")
+    assert not wrong, "\n".join(wrong)
+
+
+@needs_triton
+@pytest.mark.cuda
+def test_the_same_twice_on_a_gpu():
     inputs = [x.cuda() for x in normal(70, 20, 5, 8, 0.3, 0)]
     first, again = (by_kernel(inputs, 0.0, False) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
@@ -289,6 +307,6 @@ if __name__ == "__main__":
 
         assert Path(cuda.__file__).name == "cuda.py"
         cuda._ENOUGH = 1  # the interpreter takes its time for each program
-        wrong = compare_random("cpu", 8) + compare_layouts("cpu") + compare_extremes("cpu")
+        wrong = compare_random("cpu") + compare_layouts("cpu") + compare_extremes("cpu")
     sys.stdout.write("\n".join(wrong) + "\n" if wrong else "all agree\n")
     sys.exit(bool(wrong))

@@ -263,7 +263,7 @@ def test_what_is_saved_is_what_is_loaded(settings, tmp_path):
         assert torch.equal(first, second)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.cuda
 @pytest.mark.parametrize("settings", PAIRS, ids=named)
 def test_cuda_agrees_with_the_cpu(settings):
     torch.manual_seed(0)
