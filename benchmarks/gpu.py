@@ -83,7 +83,7 @@ def main() -> None:
 
 
 def _environment(wheels: Path, out: Path) -> dict[str, str]:
-    """The environment of the steps, with what was missing installed into a folder that Python is told of."""
+    """Of the steps: with a folder into which what was missing is installed."""
     places = [str(ROOT / "src"), str(ROOT)]
     missing = [package for module, package in NEEDED.items() if not _has(module)]
     if missing:
