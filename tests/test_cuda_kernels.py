@@ -117,7 +117,9 @@ def compare_random(
         for shift, inverted, dtype in kinds or [KINDS[n % len(KINDS)]]:
             inputs = [x.to(device, dtype) for x in normal(*sizes, scale, n)]
             if rows is not None:
-                cuda._tile = lambda S, P, D, whole, rows=rows: (rows, choose(S, P, D, whole)[1], 1)
+                width = choose(*sizes[:3], False)[1]
+                tile = rows, width, max(rows * width // 256, 1)
+                cuda._tile = lambda *_, tile=tile, **__: tile
             found = disagreements(inputs, shift, inverted)
             cuda._tile = choose
             cases, compared = cases + 1, compared + (found is not None)
@@ -216,7 +218,9 @@ def compile_all() -> list[str]:
     ):
         rows, width, warps = cuda._tile(S, 100, 20, kernel is cuda._walk_back)
         constants = {"D": 20, "SHIFT": 0.5, "TINY": 1e-38, "INVERTED": inverted, "SAVE": True}
-        constants |= {"SHARED": S > 1, "ROWS": rows, "WIDTH": width}
+        constants |= {"SHARED": S > 1, "ROWS": rows}
+        inner = cuda._inner(rows, width, warps)
+        constants |= {"PARTS": width // inner, "INNER": inner}
         types = dict.fromkeys(kernel.arg_names, "i32") | dict.fromkeys(values, f"*{dtype}")
         types |= dict.fromkeys(doubles, "*fp64") | dict.fromkeys(constants, "constexpr")
         source = ASTSource(
