@@ -4,7 +4,7 @@
 
 It asks of the machine a GPU and a Python that has PyTorch, not flowvae and no network: packages
 that are missing are installed from a folder of wheels, into a folder of their own. Steps are
-``tests``, ``planar``, ``training`` and ``train``; each has a log. Logs and figures are left in one
+``planar``, ``training``, ``train`` and ``tests``; each has a log. Logs and figures are left in one
 folder, ``runs/gpu`` by default, with ``summary.json``. Until packages are installed only the
 standard library is used.
 """
@@ -12,10 +12,12 @@ standard library is used.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -60,10 +62,10 @@ def main() -> None:
     out = options.out.resolve()
     python, train = [sys.executable, "-m"], ["--device", "cuda", "--docs", str(out)]
     steps = {
-        "tests": [*python, "pytest", "-m", "cuda", "-W", "default", "-p", "no:cacheprovider"],
         "planar": [*python, "benchmarks.planar", *train],
         "training": [*python, "benchmarks.training", "--rounds", "3", *train],
         "train": [*python, "flowvae", "train", "--device", "cuda", "--out", str(out / "run")],
+        "tests": [*python, "pytest", "-m", "cuda", "-W", "default", "-p", "no:cacheprovider"],
     }
     steps["tests"] += ["-rfE", "--durations", "10", "tests"]
     if _has("xdist"):  # the kernels' compilers are what takes the time
@@ -132,19 +134,18 @@ def _run(command: list[str], log: Path, environment: dict[str, str], ends: float
     print(*command[1:], flush=True)
     start = time.monotonic()
     with log.open("w", encoding="utf-8") as file:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT
+        )
         try:
-            code = subprocess.run(
-                command,
-                cwd=ROOT,
-                env=environment,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                timeout=max(1.0, ends - start),
-                check=False,
-            ).returncode
+            code = process.wait(max(1.0, ends - start))
             end = "done" if code == 0 else f"exit code {code}"
         except subprocess.TimeoutExpired:
             end = "out of time"
+            process.send_signal(signal.SIGINT)  # so that pytest tells what failed until now
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(15)
+            process.kill()
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", log.read_text(encoding="utf-8"))
     print("\n".join(text.strip().splitlines()[-40:]), flush=True)
     return {"end": end, "seconds": time.monotonic() - start}

@@ -319,18 +319,18 @@ def _cuda_table(found: dict[str, Any]) -> str:
         cells = [_cell(found[mode][name], mine, name != "planar_flow") for name in names]
         lines.append(_row(title, *cells))
     return "\n".join(lines) + _footnote(
-        found, "the copy moves, on the device, the bytes that the flow must move"
+        found, "the copy moves, on the device, the bytes that the flow must move", "make gpu"
     )
 
 
-def _footnote(found: dict[str, Any], limit: str) -> str:
+def _footnote(found: dict[str, Any], limit: str, made_by: str = "make bench") -> str:
     threads, versions = found["threads"], found["versions"]
     others = ", ".join(f"{name} {versions[name]}" for name in PACKAGES if name in versions)
     return (
         f"\n\nMedian ± half the interquartile range of {found['rounds']} rounds, in brackets the "
         f"ratio to planar_flow; {limit} ({found['bandwidth'] / 1e9:.1f} GB/s). float32, "
         f"{found['machine']}, {threads} thread{'s' * (threads != 1)}, Python {versions['python']}, "
-        f"{others}, {found['date']}. Made by `make bench`."
+        f"{others}, {found['date']}. Made by `{made_by}`."
     )
 
 

@@ -4,11 +4,9 @@ Letters are those of docs/model.md; the mathematics is cpu_math.py's. There are 
 each (K, D), and S points for each, (S, P, D). Arithmetic is float64 whatever the tensors hold: a
 rounding of a_k in float32 would be multiplied by every later layer.
 
-A program works on a tile of ROWS points and walks the layers in a loop. If S = 1 its rows are sets
-with their own parameters; else they are samples of one set, and what belongs to the set has one row
-and broadcasts. A row of WIDTH ≥ D values lies as (PARTS, ROWS, INNER), column part · INNER + inner:
-Triton spreads INNER over the lanes of a warp, four values each, then ROWS; each lane of a row
-computes what the row has one of, exponentials and logarithms, so a row is given few lanes.
+A program works on a tile (ROWS, WIDTH) of points, WIDTH ≥ D, and walks the layers in a loop. If
+S = 1 its rows are sets with their own parameters, (ROWS, WIDTH); else they are samples of one
+set, and what belongs to the set is (1, WIDTH) or (1,) and broadcasts.
 
 ``kept`` is a_k as (K, P, S), then the exact end (S, P, D), float64. Annotations are no strings
 here: Triton's interpreter would not recognise ``tl.constexpr``.
@@ -145,25 +143,13 @@ def _root(tau, m, s):
 
 
 @triton.jit
-def _over_columns(x):
-    """The sum over a row: (PARTS, rows, INNER) to (rows,)."""
-    return tl.sum(tl.sum(x, 0), 1)
-
-
-@triton.jit
-def _rows_of(x):
-    """(rows,) beside (PARTS, rows, INNER)."""
-    return x[None, :, None]
-
-
-@triton.jit
 def _layer(
     w, u, w_stride, u_stride, sets, at, mask, SHIFT: tl.constexpr, TINY: tl.constexpr
 ):  # fmt: skip
-    """Of one layer of these sets: w and u, a row each, in float64, wᵀu, wᵀw, and r, m, s, σ."""
-    w_k = tl.load(w + _rows_of(sets * w_stride) + at, mask=mask, other=0.0).to(tl.float64)
-    u_k = tl.load(u + _rows_of(sets * u_stride) + at, mask=mask, other=0.0).to(tl.float64)
-    wu, ww = _over_columns(w_k * u_k), _over_columns(w_k * w_k)
+    """Of one layer of these sets: w and u (sets, WIDTH) in float64, wᵀu, wᵀw, and r, m, s, σ."""
+    w_k = tl.load(w + sets[:, None] * w_stride + at, mask=mask, other=0.0).to(tl.float64)
+    u_k = tl.load(u + sets[:, None] * u_stride + at, mask=mask, other=0.0).to(tl.float64)
+    wu, ww = tl.sum(w_k * u_k, 1), tl.sum(w_k * w_k, 1)
     r, m, s, sigma = _constrained(wu, ww, SHIFT, TINY)
     return w_k, u_k, wu, ww, r, m, s, sigma
 
@@ -172,8 +158,7 @@ def _layer(
 def _walk(
     z, w, u, b, end, ladj, kept, S, P, K, z_s, z_p, w_stride, u_stride, b_stride,
     D: tl.constexpr, SHIFT: tl.constexpr, TINY: tl.constexpr, INVERTED: tl.constexpr,
-    SAVE: tl.constexpr, SHARED: tl.constexpr,
-    ROWS: tl.constexpr, PARTS: tl.constexpr, INNER: tl.constexpr,
+    SAVE: tl.constexpr, SHARED: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """End and Σ ladj_k of the map, or of its inverse if INVERTED, and if SAVE what to keep.
 
@@ -188,12 +173,12 @@ def _walk(
     else:
         sets = program * ROWS + tl.arange(0, ROWS)
         samples = tl.arange(0, 1).to(tl.int64)
-    columns = tl.arange(0, PARTS)[:, None, None] * INNER + tl.arange(0, INNER)[None, None, :]
+    columns = tl.arange(0, WIDTH)[None, :]
     known = sets < P
     valid = known & (samples < S)
-    of_sets, of_points = _rows_of(known) & (columns < D), _rows_of(valid) & (columns < D)
+    of_sets, of_points = known[:, None] & (columns < D), valid[:, None] & (columns < D)
     points = samples * P + sets
-    start = z + _rows_of(samples * z_s + sets * z_p) + columns
+    start = z + (samples * z_s + sets * z_p)[:, None] + columns
     point = tl.load(start, mask=of_points, other=0.0).to(tl.float64)
     total = tl.zeros([ROWS], tl.float64)
     for j in range(K):
@@ -204,12 +189,12 @@ def _walk(
             w, u, w_stride, u_stride, sets, k * D + columns, of_sets, SHIFT, TINY
         )
         b_k = tl.load(b + sets * b_stride + k, mask=known, other=0.0).to(tl.float64)
-        a = _over_columns(w_k * point) + b_k
+        a = tl.sum(w_k * point, 1) + b_k
         if INVERTED:
             a = _root(a, m, s)
         t, h = _tanh_and_slope(a)
         of_layer = _log_abs_det(t, h, m, s, wu - SHIFT)
-        moved = (u_k + _rows_of(r) * w_k) * _rows_of(t)
+        moved = (u_k + r[:, None] * w_k) * t[:, None]
         if INVERTED:
             point -= moved
             total -= of_layer
@@ -218,11 +203,11 @@ def _walk(
             total += of_layer
         if SAVE:
             tl.store(kept + (k * P + sets) * S + samples, a, mask=valid)
-    tl.store(end + _rows_of(points * D) + columns, point, mask=of_points)
+    tl.store(end + points[:, None] * D + columns, point, mask=of_points)
     tl.store(ladj + points, total, mask=valid)
     if SAVE:
         exact = kept + K * P.to(tl.int64) * S
-        tl.store(exact + _rows_of(points * D) + columns, point, mask=of_points)
+        tl.store(exact + points[:, None] * D + columns, point, mask=of_points)
 
 
 @triton.jit(do_not_specialize=["S", "P", "K"])
@@ -230,7 +215,7 @@ def _walk_back(
     w, u, kept, end_bar, ladj_bar, start_bar, w_bar, u_bar, b_bar, sums,
     S, P, K, w_stride, u_stride,
     D: tl.constexpr, SHIFT: tl.constexpr, TINY: tl.constexpr, INVERTED: tl.constexpr,
-    SHARED: tl.constexpr, ROWS: tl.constexpr, PARTS: tl.constexpr, INNER: tl.constexpr,
+    SHARED: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """The adjoint of the map, or of its inverse if INVERTED: gradients of the start, w, u and b.
 
@@ -248,9 +233,9 @@ def _walk_back(
     else:
         sets = program * ROWS + tl.arange(0, ROWS)
         sample = tl.arange(0, 1).to(tl.int64)
-    columns = tl.arange(0, PARTS)[:, None, None] * INNER + tl.arange(0, INNER)[None, None, :]
+    columns = tl.arange(0, WIDTH)[None, :]
     known = sets < P
-    of_sets = _rows_of(known) & (columns < D)
+    of_sets = known[:, None] & (columns < D)
     exact = kept + K * P.to(tl.int64) * S
     blocks = 1
     if SHARED:
@@ -260,9 +245,9 @@ def _walk_back(
         # Added to sets: a comparison of whole numbers alone is no mask for the interpreter.
         again, last = known & (sets * 0 + block > 0), known & (sets * 0 + block == blocks - 1)
         valid = known & (samples < S)
-        of_points = _rows_of(valid) & (columns < D)
+        of_points = valid[:, None] & (columns < D)
         points = samples * P + sets
-        at = _rows_of(points * D) + columns
+        at = points[:, None] * D + columns
         point = tl.load(exact + at, mask=of_points, other=0.0)
         g = tl.load(end_bar + at, mask=of_points, other=0.0).to(tl.float64)
         l_bar = tl.load(ladj_bar + points, mask=valid, other=0.0).to(tl.float64)
@@ -273,29 +258,29 @@ def _walk_back(
             w_k, u_k, _, ww, r, m, s, sigma = _layer(
                 w, u, w_stride, u_stride, sets, k * D + columns, of_sets, SHIFT, TINY
             )
-            u_hat = u_k + _rows_of(r) * w_k
+            u_hat = u_k + r[:, None] * w_k
             a = tl.load(kept + (k * P + sets) * S + samples, mask=valid, other=0.0)
             t, h = _tanh_and_slope(a)
             kappa, slope, det = _log_det_slopes(t, h, m, s, sigma)
             slope *= l_bar
-            a_bar = h * _over_columns(u_hat * g) + l_bar * kappa
+            a_bar = h * tl.sum(u_hat * g, 1) + l_bar * kappa
             if INVERTED:
                 a_bar = -a_bar / det
                 slope = -slope
-                g += _rows_of(a_bar) * w_k
-                T, A = -_rows_of(t) * g, _rows_of(a_bar) * point
-                point += u_hat * _rows_of(t)
+                g += a_bar[:, None] * w_k
+                T, A = -t[:, None] * g, a_bar[:, None] * point
+                point += u_hat * t[:, None]
             else:
-                point -= u_hat * _rows_of(t)
-                T, A = _rows_of(t) * g, _rows_of(a_bar) * point
-                g += _rows_of(a_bar) * w_k
+                point -= u_hat * t[:, None]
+                T, A = t[:, None] * g, a_bar[:, None] * point
+                g += a_bar[:, None] * w_k
             layer = sets * K + k
             if SHARED:
-                T, A = tl.sum(T, 1)[:, None, :], tl.sum(A, 1)[:, None, :]
+                T, A = tl.sum(T, 0)[None, :], tl.sum(A, 0)[None, :]
                 slope, a_bar = tl.sum(slope, 0)[None], tl.sum(a_bar, 0)[None]
                 if blocks > 1:
                     row = sums + layer * (2 * D + 2)
-                    rows, more = _rows_of(row) + columns, of_sets & _rows_of(again)
+                    rows, more = row[:, None] + columns, of_sets & again[:, None]
                     T += tl.load(rows, mask=more, other=0.0)
                     A += tl.load(rows + D, mask=more, other=0.0)
                     slope += tl.load(row + 2 * D, mask=again, other=0.0)
@@ -307,13 +292,13 @@ def _walk_back(
                     tl.store(row + 2 * D + 1, a_bar, mask=known)
                     tl.debug_barrier()  # nor read in the next block before they are written
             by_ww = tl.where(ww < TINY, 0.0, 1.0 / tl.where(ww < TINY, 1.0, ww))
-            r_bar = _over_columns(w_k * T)
-            wu_bar = _rows_of(r_bar * (sigma - 1.0) * by_ww + slope)
-            ww_bar2 = _rows_of(-2.0 * r_bar * r * by_ww)
-            out = _rows_of(layer * D) + columns
-            tl.store(u_bar + out, T + wu_bar * w_k, mask=of_sets & _rows_of(last))
-            w_grad = A + _rows_of(r) * T + wu_bar * u_k + ww_bar2 * w_k
-            tl.store(w_bar + out, w_grad, mask=of_sets & _rows_of(last))
+            r_bar = tl.sum(w_k * T, 1)
+            wu_bar = (r_bar * (sigma - 1.0) * by_ww + slope)[:, None]
+            ww_bar2 = (-2.0 * r_bar * r * by_ww)[:, None]
+            out = layer[:, None] * D + columns
+            tl.store(u_bar + out, T + wu_bar * w_k, mask=of_sets & last[:, None])
+            w_grad = A + r[:, None] * T + wu_bar * u_k + ww_bar2 * w_k
+            tl.store(w_bar + out, w_grad, mask=of_sets & last[:, None])
             tl.store(b_bar + layer, a_bar, mask=last)
         tl.store(start_bar + at, g, mask=of_points)
 
@@ -329,15 +314,8 @@ def _tile(S: int, P: int, D: int, whole: bool) -> tuple[int, int, int]:
     else:
         rows = triton.next_power_of_2(S)
         most = 4 if P >= _ENOUGH // 4 else _MOST_WARPS  # few sets: few programs, so large ones
-    # Sets of their own: a row's 4 lanes compute together what 8 rows have one of.
-    per_warp = max(_PER_WARP, min(8 * width, 512)) if S == 1 else _PER_WARP
-    warps = min(max(rows * width // per_warp, rows // 32, 1), most)
-    return max(min(rows, per_warp * warps // width, 32 * warps), 1), width, warps
-
-
-def _inner(rows: int, width: int, warps: int) -> int:
-    """INNER: as many columns as the lanes that a row has load at once, four each."""
-    return min(width, max(4 * 32 * warps // rows, 4))
+    warps = min(max(rows * width // _PER_WARP, rows // 32, 1), most)
+    return max(min(rows, _PER_WARP * warps // width, 32 * warps), 1), width, warps
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -366,14 +344,12 @@ def forward(
     if S * P == 0:
         return end, ladj, kept
     rows, width, warps = _tile(S, P, D, whole=False)
-    inner = _inner(rows, width, warps)
     programs = triton.cdiv(P, rows) if S == 1 else P * triton.cdiv(S, rows)
     with torch.cuda.device_of(z):
         _walk[(programs,)](
             *(z, w, u, b, end, ladj, kept, S, P, K),
             *(z.stride(0), z.stride(1), w.stride(0), u.stride(0), b.stride(0)),
-            *(D, shift, torch.finfo(z.dtype).tiny, inverted, save, S > 1),
-            *(rows, width // inner, inner),
+            *(D, shift, torch.finfo(z.dtype).tiny, inverted, save, S > 1, rows, width),
             num_warps=warps,
             enable_fp_fusion=True,
         )
@@ -404,15 +380,13 @@ def backward(
         return start_bar, torch.zeros_like(w), torch.zeros_like(u), torch.zeros_like(b)
     w_bar, u_bar, b_bar = (w.new_empty(shape) for shape in ((P, K, D), (P, K, D), (P, K)))
     rows, width, warps = _tile(S, P, D, whole=True)
-    inner = _inner(rows, width, warps)
     programs = triton.cdiv(P, rows) if S == 1 else P
     sums = kept.new_empty((P, K, 2 * D + 2) if rows < S else 0)
     with torch.cuda.device_of(w):
         _walk_back[(programs,)](
             *(w, u, kept, end_bar, ladj_bar, start_bar, w_bar, u_bar, b_bar, sums),
             *(S, P, K, w.stride(0), u.stride(0)),
-            *(D, shift, torch.finfo(end_bar.dtype).tiny, inverted, S > 1),
-            *(rows, width // inner, inner),
+            *(D, shift, torch.finfo(end_bar.dtype).tiny, inverted, S > 1, rows, width),
             num_warps=warps,
             enable_fp_fusion=True,
         )
