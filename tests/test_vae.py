@@ -121,7 +121,7 @@ def test_chunks_of_samples_change_nothing(monkeypatch):
     whole = model.elbo(x, 50)
     drawn = 0
     bound = model.log_prob(x, 50)
-    monkeypatch.setattr(vae_module, "_CHUNK_ELEMENTS", {"cpu": 7 * x.numel()})
+    monkeypatch.setattr(vae_module, "_DECODED_AT_ONCE", {"cpu": 7 * x.numel()})
     drawn = 0
     assert sum(len(t.ladj) for t in model.term_chunks(x, 50)) == 50
     drawn = 0

@@ -15,7 +15,7 @@ from flowvae.config import Config, resolve_config
 from flowvae.data import Column, Dataset, Split, binarize, decode_table
 from flowvae.data.load import load_configured
 from flowvae.device import choose_device
-from flowvae.errors import UserError
+from flowvae.errors import TrainingError, UserError
 from flowvae.evaluation import (
     Comparison,
     Evaluation,
@@ -133,8 +133,14 @@ def train(
             fit(run, dataset, show, durations)
         if finish:
             run.save_environment(status="evaluating", durations=durations, **about)
-            durations["evaluation"] = _timed(lambda: evaluate(run, progress=progress))
-            durations["figures"] = _timed(lambda: draw_figures(run))
+            try:
+                durations["evaluation"] = _timed(lambda: evaluate(run, progress=progress))
+                durations["figures"] = _timed(lambda: draw_figures(run))
+            except UserError as error:  # its data were fine until here
+                raise TrainingError(
+                    f"training: the trained model cannot be evaluated: {error}. Try a lower "
+                    "learning_rate or max_grad_norm=50"
+                ) from None
     except BaseException as error:
         if (folder / "config.yaml").exists():
             status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"

@@ -45,8 +45,6 @@ except ImportError as error:
 
 __all__ = ["FlowVAE"]
 
-_CHUNK_VALUES = 2**22  # numbers of decoded data held at once
-
 
 class _Saved(BaseModel):
     """What :meth:`FlowVAE.save` adds to a model's file."""
@@ -199,7 +197,7 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
                 f"got {X.shape[1]}"
             )
         z = torch.from_numpy(np.array(X, dtype=np.float64)).to(next(model.parameters()))
-        chunks = z.split(self._rows_at_once(1))
+        chunks = z.split(self.model_.draws_at_once())
         return self._decoded(torch.cat([model.decode(part).mean for part in chunks]))
 
     @torch.no_grad()
@@ -238,7 +236,7 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
         device = next(self.model_.parameters()).device
         generator = torch.Generator(device).manual_seed(seed)
         z = self.model_.prior().rsample((n_samples,), generator)
-        x = [self.model_.draw(part, generator) for part in z.split(self._rows_at_once(1))]
+        x = [self.model_.draw(part, generator) for part in z.split(self.model_.draws_at_once())]
         return self._decoded(torch.cat(x))
 
     def save(self, path: str | Path) -> None:
@@ -393,13 +391,10 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
         X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
         self._dataset(X)
         like = next(model.parameters())
-        for part in self._encoded(X, np.float64).split(self._rows_at_once(self.num_samples)):
+        for part in self._encoded(X, np.float64).split(self.model_.draws_at_once(self.num_samples)):
             x = part.to(like)
             z, log_q = common_draws(model, x, self.num_samples, self._seed)
             yield x, z, log_q
-
-    def _rows_at_once(self, samples: int) -> int:
-        return max(1, _CHUNK_VALUES // (samples * self.model_.data_dim))
 
     def _encoded(self, X: np.ndarray, dtype: type[np.floating] = np.float32) -> Tensor:
         if self.columns_ is not None:

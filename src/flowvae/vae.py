@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 __all__ = ["VAE", "ElboTerms", "build_vae", "start_at_mean"]
 
-# Decoder outputs held at once when many samples are drawn. On a CPU they should stay in its cache,
-# 4 MiB of float32; elsewhere large kernels are better.
-_CHUNK_ELEMENTS = {"cpu": 2**20}
-_CHUNK_ELEMENTS_ELSEWHERE = 2**25
+# Decoded values held at once when many z are decoded. On a CPU they should stay in its cache, 4 MiB
+# of float32; elsewhere large kernels are better.
+_DECODED_AT_ONCE = {"cpu": 2**20}
+_DECODED_AT_ONCE_ELSEWHERE = 2**25
 
 
 class ElboTerms(NamedTuple):
@@ -234,10 +234,15 @@ class VAE(nn.Module):
             raise ValueError(f"samples: expected at least 1, got {samples}")
         x = self.flatten(x)
         q = self.posterior(x)
-        elements = _CHUNK_ELEMENTS.get(x.device.type, _CHUNK_ELEMENTS_ELSEWHERE)
-        chunk = max(1, elements // max(1, x.numel()))
+        chunk = self.draws_at_once(len(x))
         for start in range(0, samples, chunk):
             yield self._terms(q, x, min(chunk, samples - start), generator)
+
+    def draws_at_once(self, count: int = 1) -> int:
+        """How many z to decode at once for each of ``count`` data, so that memory stays bounded."""
+        device = next(self.parameters()).device.type
+        values = _DECODED_AT_ONCE.get(device, _DECODED_AT_ONCE_ELSEWHERE)
+        return max(1, values // max(1, count * self.data_dim))
 
     def _over_chunks(
         self,

@@ -20,7 +20,7 @@ from flowvae.data.images import image_folder, is_image_folder
 from flowvae.data.options import Options
 from flowvae.data.scaling import standardize
 from flowvae.data.table_files import is_table, table_file
-from flowvae.errors import UserError, first_complaint
+from flowvae.errors import UserError, first_complaint, shown
 
 __all__ = ["load_configured", "load_dataset"]
 
@@ -65,7 +65,7 @@ def load_dataset(
     chosen = _options(
         source=name, binarization=binarization, test_fraction=test_fraction, seed=seed, **options
     )
-    path = Path(name).expanduser()
+    path = _path(name)
     if name.startswith("hf:"):
         dataset = hub_dataset(name, chosen, columns)
     elif is_table(path) and path.is_file():
@@ -86,6 +86,23 @@ def load_configured(
     named = section.model_dump()
     source, binarization = named.pop("source"), named.pop("binarization")
     return load_dataset(source, binarization, columns=columns, seed=seed, **named)
+
+
+def _path(name: str) -> Path:
+    """Where a name points to, if anywhere: no user's home may be known, and no name be too long."""
+    path = Path(name)
+    try:
+        path = path.expanduser()
+    except RuntimeError:  # ~nobody, or no home
+        return path
+    try:
+        path.stat()
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"data: expected {_EXPECTED}, got {shown(name)}: {reason}") from None
+    return path
 
 
 def _options(**fields: Any) -> Options:

@@ -43,8 +43,6 @@ _ACCEPTANCE = 0.65  # what the step sizes aim at, as in arXiv 1611.04273
 _PILOT = 0.1  # length of the run that learns them, of the whole
 _LEAST_PILOT = 50
 _BURN_IN = 30  # steps at the start's own density, to find a first step size
-_DECODED_AT_ONCE = {"cpu": 2**20}
-_DECODED_AT_ONCE_ELSEWHERE = 2**26
 
 
 @dataclass(frozen=True)
@@ -119,7 +117,7 @@ def annealed_importance_sampling(
     _check(chains, temperatures, leapfrog, start)
     x = model.flatten(x)
     parts = []
-    for part in x.split(_batch(x, chains)):
+    for part in x.split(model.draws_at_once(chains)):
         path = _Path(model, part, start, leapfrog, generator)
         steps = path.learn_steps(chains, temperatures)
         parts.append(_of_chains(*path.forward(chains, temperatures, steps)))
@@ -169,7 +167,7 @@ def bdmc(
         z = model.prior().rsample((count,), generator)
         x = model.draw(z, generator)
     lower, upper = [], []
-    at_once = _batch(x, chains)
+    at_once = model.draws_at_once(chains)
     for part, exact in zip(x.split(at_once), z.split(at_once), strict=True):
         path = _Path(model, part, start, leapfrog, generator)
         steps = path.learn_steps(chains, temperatures)
@@ -187,11 +185,6 @@ def _check(chains: int, temperatures: int, leapfrog: int, start: str) -> None:
             raise ValueError(f"{name}: expected at least 1, got {value}")
     if start not in get_args(Start):
         raise ValueError(f"start: expected one of {', '.join(get_args(Start))}, got {start!r}")
-
-
-def _batch(x: Tensor, chains: int) -> int:
-    elements = _DECODED_AT_ONCE.get(x.device.type, _DECODED_AT_ONCE_ELSEWHERE)
-    return max(1, elements // (chains * x.shape[-1]))
 
 
 def _of_chains(log_weights: Tensor, acceptance: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

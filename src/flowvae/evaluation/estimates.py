@@ -93,6 +93,7 @@ def encode_split(
     """One draw z ~ q(z|x) for every datum, (N, D), and log q(z|x), (N,), in nats; on the CPU."""
     device = next(model.parameters()).device
     z, log_q = torch.empty(len(split), model.latent_dim), torch.empty(len(split))
+    batch_size = min(batch_size, model.draws_at_once())
     for start in range(0, len(split), batch_size):
         place = slice(start, start + batch_size)
         q = model.posterior(split.values(place).to(device))
@@ -118,6 +119,7 @@ def per_datum(
     # Written in place: small results kept between the large tensors of the batches broke up the
     # heap, and a process on a million data grew to 10 GiB.
     found: dict[str, Tensor] = {}
+    batch_size = min(batch_size, model.draws_at_once())
     for start in range(0, len(split), batch_size):
         x = split.values(slice(start, start + batch_size)).to(device)
         sums: dict[str, Tensor] = {}

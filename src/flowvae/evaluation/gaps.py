@@ -24,8 +24,6 @@ from flowvae.vae import VAE
 
 __all__ = ["fit_posterior", "inference_gaps"]
 
-_DECODED_AT_ONCE = {"cpu": 2**21}
-_DECODED_AT_ONCE_ELSEWHERE = 2**26
 _WIDENED = 1.5  # a proposal with lighter tails than p(z|x) has weights without bound
 
 
@@ -139,8 +137,7 @@ def inference_gaps(
         True
     """
     x = model.flatten(x)
-    elements = _DECODED_AT_ONCE.get(x.device.type, _DECODED_AT_ONCE_ELSEWHERE)
-    at_once = max(1, elements // (16 * x.shape[-1]))
+    at_once = model.draws_at_once(16)
     parts = []
     for part in x.split(at_once):
         fitted = fit_posterior(model, part, steps=steps, generator=generator)
@@ -257,8 +254,7 @@ def _draws(
     mixture: tuple[LatentDistribution, ...],
 ) -> tuple[Tensor, Tensor]:
     """z (S, B, D), and their log-weights as of :func:`_weights`."""
-    elements = _DECODED_AT_ONCE.get(x.device.type, _DECODED_AT_ONCE_ELSEWHERE)
-    at_once = max(1, elements // x.numel())
+    at_once = model.draws_at_once(len(x))
     points, parts = [], []
     for start in range(0, samples, at_once):
         n = min(at_once, samples - start)

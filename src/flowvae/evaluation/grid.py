@@ -27,17 +27,18 @@ def uniform_grid(
 
 @torch.no_grad()
 def grid_log_joint(
-    model: VAE, x: Float[Tensor, "B P"], z: Float[Tensor, "G D"], chunk: int = 4096
+    model: VAE, x: Float[Tensor, "B P"], z: Float[Tensor, "G D"], chunk: int | None = None
 ) -> Float[Tensor, "B G"]:
     """Log p(x, z) = log p(x|z) + log p(z) for every x at every z, in nats.
 
-    A likelihood that has ``log_prob_table`` gives all pairs in one product.
+    A likelihood that has ``log_prob_table`` gives all pairs in one product. ``chunk`` z are decoded
+    at once, :meth:`VAE.draws_at_once` if not given.
     """
     x = model.flatten(x)
     log_prior = model.prior().log_prob(z)
     table = getattr(model.likelihood, "log_prob_table", None)
     columns = []
-    for part in z.split(chunk):
+    for part in z.split(chunk or model.draws_at_once()):
         if table is not None:
             columns.append(table(model.decoder(part), x))
             continue

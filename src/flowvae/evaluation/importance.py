@@ -35,7 +35,6 @@ _BYTES_PER_WEIGHT = 32
 _CONSTANT = 1e-4
 # Samples at once for each datum of a batch: the flow's kernel works on 64 samples together.
 _SAMPLES_AT_ONCE = 64
-_DECODED_AT_ONCE = 2**20
 
 
 @torch.inference_mode()
@@ -86,7 +85,7 @@ def importance_sampling(
             f"memory: expected at least {_BYTES_PER_WEIGHT * samples} bytes for the weights of "
             f"one datum, got {memory}"
         )
-    batch = min(at_most, batch_size(x))
+    batch = min(at_most, batch_size(model))
     parts = []
     for part in x.split(batch):
         parts.append(_one_batch(model, part, samples, generator))
@@ -94,11 +93,9 @@ def importance_sampling(
     return {name: torch.cat([found[name] for found in parts]) for name in parts[0]}
 
 
-def batch_size(x: Tensor) -> int:
+def batch_size(model: VAE) -> int:
     """Data at once, so that a chunk has enough samples of each for the flow's kernel."""
-    if x.device.type != "cpu":
-        return 512
-    return max(1, _DECODED_AT_ONCE // (_SAMPLES_AT_ONCE * x.shape[-1]))
+    return model.draws_at_once(_SAMPLES_AT_ONCE)
 
 
 def _one_batch(

@@ -35,8 +35,6 @@ _PRIOR_DRAWS = 4096  # M
 _KERNELS = 16  # C
 _SHARE = 0.25  # α
 _NARROWEST = 0.05  # of a kernel, in the prior's deviations; q's own deviation if that is larger
-_DECODED_AT_ONCE = {"cpu": 2**20}
-_DECODED_AT_ONCE_ELSEWHERE = 2**25
 
 
 @torch.inference_mode()
@@ -78,7 +76,7 @@ def mixture_importance_sampling(
     anywhere = prior.rsample((_PRIOR_DRAWS,), generator)
     log_prior = prior.log_prob(anywhere)
     parts = []
-    for part in x.split(batch_size(x)):
+    for part in x.split(batch_size(model)):
         log_fit = grid_log_joint(model, part, anywhere) - log_prior  # (B, M)
         chosen = torch.multinomial(
             (log_fit - log_fit.amax(1, keepdim=True)).exp(), _KERNELS, True, generator=generator
@@ -131,8 +129,7 @@ def _weights(
     """Log-weights (S, B), float64, on the CPU: those of the kernels' draws last."""
     elsewhere = round(_SHARE * samples)
     share = elsewhere / samples
-    elements = _DECODED_AT_ONCE.get(x.device.type, _DECODED_AT_ONCE_ELSEWHERE)
-    at_once = max(1, elements // x.numel())
+    at_once = model.draws_at_once(len(x))
     prior, parts = model.prior(), []
     for source, count in ((q, samples - elsewhere), (kernels, elsewhere)):
         for start in range(0, count, at_once):

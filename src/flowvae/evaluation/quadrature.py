@@ -35,7 +35,6 @@ _MOST_CELLS = 2**19  # of a datum on one level: what has not settled then is giv
 _BATCH = 128
 _FINEST = 2**22  # cells along an axis: float32 tells no finer ones apart
 _SEEDS = 64
-_DECODED_AT_ONCE = {"cpu": 2**20}
 
 
 @dataclass(frozen=True)
@@ -309,7 +308,7 @@ def _sums(
 
 def _log_joint(model: VAE, x: Tensor, z: Tensor, index: Tensor) -> Tensor:
     """Log p(x_n, z_n), (N,), for pairs of z (N, D) and the datum each belongs to."""
-    at_once = max(1, _DECODED_AT_ONCE.get(x.device.type, 2**25) // x.shape[-1])
+    at_once = model.draws_at_once()
     prior = model.prior()
     return torch.cat(
         [

@@ -58,7 +58,9 @@ def latent_grid(model: VAE, points: int = 20) -> Figure:
     axis = torch.special.ndtri(quantiles).to(p)
     # z_1 grows to the right, z_2 upwards.
     z = torch.stack([axis.expand(points, points), axis.flip(0)[:, None].expand(points, points)], -1)
-    images = model.decode(z.reshape(-1, 2)).mean.reshape(-1, *model.data_shape).cpu().numpy()
+    parts = z.reshape(-1, 2).split(model.draws_at_once())
+    means = torch.cat([model.decode(part).mean.cpu() for part in parts])
+    images = means.reshape(-1, *model.data_shape).numpy()
     images = _channels_last(images)
     height, width = images.shape[1:3]
     figure = new_figure(7.5, 7.5 * height / width + 0.3)
