@@ -5,14 +5,13 @@ from pathlib import Path
 
 import pytest
 
-_FLOWS, _OTHERS = "src/flowvae/flows/kernels", "src/flowvae/kernels"
+_KERNELS = "src/flowvae/kernels"
 _NEEDS = {
     "numba": [
-        *(f"{_FLOWS}/cpu{part}.py" for part in ("", "_launch", "_layers", "_math", "_shared")),
-        f"{_FLOWS}/cpu_vectors.py",
-        *(f"{_OTHERS}/{file}.py" for file in ("gaussian", "bernoulli")),
+        *(f"{_KERNELS}/{part}.py" for part in ("compile", "math", "vectors")),
+        *map(str, Path(_KERNELS, "planar").glob("cpu*.py")),
     ],
-    "triton": [f"{_FLOWS}/cuda.py"],
+    "triton": [f"{_KERNELS}/planar/cuda.py"],
 }
 collect_ignore = [f for need, files in _NEEDS.items() if not find_spec(need) for f in files]
 

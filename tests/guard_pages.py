@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from flowvae.flows import planar_flow, planar_flow_inverse
-from flowvae.flows.kernels import cpu_launch
+from flowvae.kernels.planar import cpu_launch
 
 PAGE = mmap.PAGESIZE
 libc = ctypes.CDLL(None, use_errno=True)
@@ -59,11 +59,11 @@ def check(memory: Guarded, S: int, B: int, K: int, D: int, dtype: torch.dtype) -
         outputs = function(*inputs, "centred")
         found = torch.autograd.grad(outputs, inputs, bars)
         exact = [value.detach().double().requires_grad_() for value in values]
-        cpu_launch._memory, kept = plain, cpu_launch._memory
+        cpu_launch.memory, kept = plain, cpu_launch.memory
         truth = torch.autograd.grad(
             function(*exact, "centred"), exact, [bar.double() for bar in bars]
         )
-        cpu_launch._memory = kept
+        cpu_launch.memory = kept
         for mine, other in zip(found, truth, strict=True):
             assert (mine - other).norm() <= 1e-2 * (1 + other.norm()), (function, S, B, K, D)
 
@@ -72,9 +72,9 @@ if __name__ == "__main__":
     sizes = product((1, 2, 3, 5, 7, 8, 9, 16, 17, 40), (1, 2, 3, 16), (1, 7, 9), (1, 3))
     some = list(sizes)[:: int(sys.argv[1])]
     torch.manual_seed(0)
-    plain = cpu_launch._memory
+    plain = cpu_launch.memory
     for D, K, B, S in some:
         for at_the_end, dtype in product((True, False), (torch.float32, torch.float64)):
-            cpu_launch._memory = Guarded(at_the_end)
-            check(cpu_launch._memory, S, B, K, D, dtype)
+            cpu_launch.memory = Guarded(at_the_end)
+            check(cpu_launch.memory, S, B, K, D, dtype)
     print("done")

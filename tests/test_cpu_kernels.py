@@ -14,7 +14,9 @@ from torch import Tensor
 from flowvae.flows import planar_flow, planar_flow_inverse
 
 pytest.importorskip("numba")
-from flowvae.flows.kernels import cpu_launch, cpu_math, cpu_threads
+from flowvae.kernels import math
+from flowvae.kernels import threads as kernel_threads
+from flowvae.kernels.planar import cpu_launch
 
 
 @given(
@@ -27,9 +29,9 @@ def test_every_task_is_claimed_once(tasks, n, threads, helped):
     """Whoever comes when: on the way there (0 threads), and on the way back."""
     counter = np.zeros(5, np.int64)
     counter[4] = threads
-    claim, claimed = cpu_math.claim.py_func, []
+    claim, claimed = math.claim.py_func, []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cpu_math, "add_atomically", _add(counter))
+        patch.setattr(math, "add_atomically", _add(counter))
         for from_the_end in [*helped, *[False] * (tasks + 2)]:
             first = claim(counter, tasks, n, from_the_end)
             if first < tasks:
@@ -52,7 +54,7 @@ def _add(counter):
 def test_a_helper_that_wakes_too_late_is_not_waited_for(monkeypatch):
     """With helpers that never take what is put before them the caller does it all."""
     asleep = [SimpleQueue(), SimpleQueue()]
-    monkeypatch.setattr(cpu_threads, "_awake", lambda count: asleep[:count])
+    monkeypatch.setattr(kernel_threads, "_awake", lambda count: asleep[:count])
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     inputs = _inputs(torch.float32, 900, 20, 16)
     found = planar_flow(*inputs)
@@ -85,3 +87,27 @@ def _with_gradients(function, inputs: list[Tensor]) -> list[Tensor]:
     end, ladj = function(*leaves)
     loss = end.square().sum() + ladj.sum()
     return [end.detach(), ladj.detach(), *torch.autograd.grad(loss, leaves)]
+
+
+def test_memory_of_results_is_used_again_once_nobody_holds_it():
+    from flowvae.kernels.memory import Memory
+
+    memory = Memory(limit=3 << 20)
+    first, second = (memory.empty((1 << 18,), torch.float32) for _ in range(2))
+    assert first.data_ptr() != second.data_ptr()
+    assert first.data_ptr() % 64 == 0
+    address, view = first.data_ptr(), first[5:]
+    view.fill_(7)
+    del first
+    third = memory.empty((1 << 18,), torch.float32)  # the view still holds the first
+    assert third.data_ptr() != address
+    third.zero_()
+    assert view.eq(7).all()
+    del view
+    again = memory.empty((512, 256), torch.float64)
+    assert again.data_ptr() == address
+    assert again.is_contiguous()
+    del again, second, third
+    assert sum(map(len, memory._waiting)) <= memory.limit
+    # Larger than all that may wait: no memory of ours
+    assert memory.empty((1 << 20,), torch.float32).untyped_storage().resizable()

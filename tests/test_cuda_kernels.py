@@ -52,7 +52,7 @@ def normal(S: int, P: int, D: int, K: int, scale: float, seed: int) -> list[Tens
 
 def by_kernel(inputs, shift, inverted, seed=0) -> list[Tensor]:
     """Outputs, and gradients under random weights of the outputs."""
-    from flowvae.flows.kernels import cuda
+    from flowvae.kernels.planar import cuda
 
     end, ladj, kept = cuda.forward(*inputs, shift, True, inverted)
     S, P, D = end.shape
@@ -105,7 +105,7 @@ KINDS = list(itertools.product(reference.SHIFTS.values(), (False, True), BOUNDS)
 
 def compare_random(device: str, some: slice = slice(None)) -> list[str]:
     """These of all pairs of a shape and a scale, with one after the other of ``KINDS``."""
-    from flowvae.flows.kernels import cuda
+    from flowvae.kernels.planar import cuda
 
     choose = cuda._tile
     wrong, compared = [], 0
@@ -129,7 +129,7 @@ def compare_random(device: str, some: slice = slice(None)) -> list[str]:
 
 def compare_layouts(device: str) -> list[str]:
     """Strided inputs, rows of w that are zero, no point, no layer, and nothing kept."""
-    from flowvae.flows.kernels import cuda
+    from flowvae.kernels.planar import cuda
 
     wrong = []
     for inverted in (False, True):
@@ -159,7 +159,7 @@ def compare_layouts(device: str) -> list[str]:
 
 def compare_extremes(device: str) -> list[str]:
     """Parameters of ±100, and w·u from -1e4 to 1e4 in one dimension."""
-    from flowvae.flows.kernels import cuda
+    from flowvae.kernels.planar import cuda
 
     wrong = []
     for shift, inverted in itertools.product(reference.SHIFTS.values(), (False, True)):
@@ -204,7 +204,7 @@ def compile_all() -> list[str]:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from flowvae.flows.kernels import cuda
+    from flowvae.kernels.planar import cuda
 
     wrong = []
     doubles = ("kept", "sums")
@@ -261,7 +261,7 @@ def test_compiles_for_a_gpu(tmp_path):
 @pytest.mark.parametrize("whole", [False, True])
 def test_tiles(whole):
     """Powers of two that hold a row, and no more rows than are of use."""
-    from flowvae.flows.kernels import cuda
+    from flowvae.kernels.planar import cuda
 
     for S, P, D in itertools.product((1, 2, 5, 70, 10**5), (1, 9, 10**3, 10**6), (1, 3, 20, 3000)):
         rows, width, warps = cuda._tile(S, P, D, whole)
@@ -302,7 +302,7 @@ if __name__ == "__main__":
         warnings.simplefilter("error")
         wrong = compile_all()
     else:
-        from flowvae.flows.kernels import cuda
+        from flowvae.kernels.planar import cuda
 
         assert Path(cuda.__file__).name == "cuda.py"
         cuda._ENOUGH = 1  # the interpreter takes its time for each program

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +55,28 @@ def test_a_terminal_without_the_letters_and_a_display_of_no_known_name(tmp_path)
     assert (code, status(tmp_path)) == (0, "finished"), err
     assert b"KL(q(z|x) ? p(z))" in out
     assert (tmp_path / "run" / "figures" / "learning_curves.png").exists()
+
+
+@pytest.mark.parametrize("trouble", ["broken", "disabled", "no place to keep kernels"])
+def test_kernels_that_cannot_be_compiled_or_kept(trouble, tmp_path):
+    """Training goes on, and one warning says what is missing."""
+    environment, message = {}, b""
+    if trouble == "broken":
+        (tmp_path / "numba").mkdir()
+        (tmp_path / "numba" / "__init__.py").write_text("raise ImportError('needs NumPy 1')")
+        environment = {"PYTHONPATH": str(tmp_path)}
+        message = b"as plain PyTorch.*numba cannot be used: ImportError: needs NumPy 1"
+    elif trouble == "disabled":
+        environment = {"NUMBA_DISABLE_JIT": "1"}
+        message = b"as plain PyTorch.*NUMBA_DISABLE_JIT is set"
+    else:
+        (tmp_path / "file").touch()
+        environment = {"NUMBA_CACHE_DIR": str(tmp_path / "file")}
+        message = b"compiled kernels cannot be kept.*NUMBA_CACHE_DIR"
+    code, _, err = flowvae(*small(tmp_path, 60), **environment)
+    assert (code, status(tmp_path)) == (0, "finished"), err
+    assert len(re.findall(message, err)) == 1
+    assert err.count(b"Warning:") == 1
 
 
 @pytest.mark.parametrize("rows", [10, 20])

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flowvae.flows import reference
-from flowvae.flows.kernels import ops
+from flowvae.kernels.planar import ops
 from flowvae.precision import at_least_float32
 
 __all__ = ["CONSTRAINTS", "Constraint", "planar_flow", "planar_flow_inverse"]

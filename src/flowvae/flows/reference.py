@@ -70,7 +70,7 @@ class _Root(torch.autograd.Function):
 
     By the implicit function theorem da = (dτ - tanh a dm) / (1 + m sech² a); written in a itself,
     so that it can be differentiated again. How the root is found: see ``solve`` in
-    kernels/cpu_math.py.
+    kernels/planar/cpu_scalars.py.
     """
 
     @staticmethod

@@ -44,7 +44,7 @@ def run(
 ) -> None:
     """Call ``kernel(*arguments, counter, from_the_end)``, by several threads if ``cost`` ns pay.
 
-    It claims tasks (:func:`cpu_math.claim`) until all are taken, and counts those that it has
+    It claims tasks (``math.claim``) until all are taken, and counts those that it has
     done. ``back`` is the way back through what a forward pass of as many tasks went through.
     """
     counter = np.zeros(5, np.int64)

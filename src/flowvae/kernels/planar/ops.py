@@ -5,6 +5,7 @@
 also give what the adjoint needs and nobody else reads: a_k and the exact end of the walk, float64.
 """
 
+import os
 import warnings
 from functools import cache, partial
 from importlib.util import find_spec
@@ -13,46 +14,58 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from flowvae.errors import one_line
 from flowvae.flows import reference
 
 __all__ = ["available", "planar", "planar_inverse", "walk"]
 
-# What the kernels for a kind of device need, and how to get it.
-_NEEDS = {
-    "cpu": ("numba", "pip install 'flowvae[fast]'"),
-    "cuda": ("triton", "pip install triton"),
-}
-# Found out once, here: dynamo must be able to ask while it traces.
-_FOUND = {device: find_spec(package) is not None for device, (package, _) in _NEEDS.items()}
-_told: set[str] = set()
+# What the kernels for a kind of device need.
+_NEEDS = {"cpu": "numba", "cuda": "triton"}
+_usable = {device: find_spec(package) is not None for device, package in _NEEDS.items()}
+_tried: set[str] = set()
 
 
 def available(device_type: str) -> bool:
-    """Whether kernels for this kind of device can be used; says once what is missing."""
+    """Whether kernels for this kind of device can be used; says once why not."""
     if device_type not in _NEEDS:
         return False
-    if not _FOUND[device_type] and not torch.compiler.is_compiling() and device_type not in _told:
-        _told.add(device_type)
-        package, command = _NEEDS[device_type]
-        warnings.warn(
-            f"{package} is not installed, so planar flows run as plain PyTorch, several times "
-            f"slower on {device_type}; install it with: {command}",
-            stacklevel=4,
-        )
-    return _FOUND[device_type]
+    # dynamo, which may ask while it traces, is told what is known.
+    if device_type not in _tried and not torch.compiler.is_compiling():
+        _tried.add(device_type)
+        if (reason := _why_not(device_type)) is not None:
+            _usable[device_type] = False
+            warnings.warn(
+                f"planar flows run as plain PyTorch, several times slower on {device_type}: "
+                f"{reason}",
+                stacklevel=4,
+            )
+    return _usable[device_type]
+
+
+def _why_not(device_type: str) -> str | None:
+    package = _NEEDS[device_type]
+    if find_spec(package) is None:
+        return f"{package} is not installed; install it with: pip install {package}"
+    if package == "numba" and os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
+        return "numba compiles nothing while NUMBA_DISABLE_JIT is set"
+    try:
+        _LAUNCHERS[device_type]()
+    except Exception as error:  # noqa: BLE001 - whatever is broken about it
+        return f"{package} cannot be used: {type(error).__name__}: {one_line(str(error)):.200}"
+    return None
 
 
 @cache
 def _cpu() -> ModuleType:
     # numba takes half a second to import: not before the first flow is asked for.
-    from flowvae.flows.kernels import cpu_launch
+    from flowvae.kernels.planar import cpu_launch
 
     return cpu_launch
 
 
 @cache
 def _cuda() -> ModuleType:
-    from flowvae.flows.kernels import cuda
+    from flowvae.kernels.planar import cuda
 
     return cuda
 

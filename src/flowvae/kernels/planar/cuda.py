@@ -1,6 +1,6 @@
 """The planar flow on a GPU, in Triton: each direction in one launch.
 
-Letters are those of docs/model.md; the mathematics is cpu_math.py's. There are P parameter sets,
+Letters are those of docs/model.md; the mathematics is cpu_scalars.py's. There are P parameter sets,
 each (K, D), and S points for each, (S, P, D). Arithmetic is float64 whatever the tensors hold: a
 rounding of a_k in float32 would be multiplied by every later layer.
 
@@ -123,7 +123,7 @@ def _root(tau, m, s):
     """The root a of a + m tanh a = tau, m = s - 1 > -1, by Newton's iteration.
 
     For tau ≥ 0 it begins above the root if m < 0 and below it if m > 0, and stays on that side;
-    why, and from which bounds: see ``solve`` in cpu_math.py.
+    why, and from which bounds: see ``solve`` in cpu_scalars.py.
     """
     x, c = tl.abs(tau), tl.abs(m)
     ratio = 5.0 * x / tl.where(c < 1e-300, 1e-300, c)

@@ -14,10 +14,32 @@ address is taken of an argument only: its array belongs to the caller, who holds
 from __future__ import annotations
 
 import numpy as np
-from numba import carray, njit
+from numba import carray
 
-from flowvae.flows.kernels.cpu_layers import (
-    EXACT,
+from flowvae.kernels.compile import exact, inline
+from flowvae.kernels.math import claim, done, prefetch, row
+from flowvae.kernels.planar.cpu_lanes import (
+    BY_WU,
+    BY_WW,
+    DET,
+    KAPPA,
+    LADJ,
+    LANES,
+    ROWS,
+    RT,
+    SLOPE,
+    WU,
+    WW,
+    A,
+    B,
+    H,
+    R,
+    T,
+    lanes_adjoint,
+    lanes_forward,
+    lanes_inverse,
+)
+from flowvae.kernels.planar.cpu_layers import (
     dots,
     dots_of_gradient,
     move,
@@ -25,23 +47,10 @@ from flowvae.flows.kernels.cpu_layers import (
     move_inverse_adjoint,
     settle,
 )
-from flowvae.flows.kernels.cpu_math import (
-    claim,
-    constrained,
-    done,
-    log_abs_det,
-    log_det_slopes,
-    prefetch,
-    row,
-    select,
-    solve,
-    tanh_and_slope,
-)
-from flowvae.flows.kernels.cpu_vectors import WIDTH
+from flowvae.kernels.vectors import WIDTH
 
 __all__ = ["KEPT", "LANES", "backward", "forward", "inverse", "inverse_backward"]
 
-LANES = 8
 # Points whose adjoints are computed side by side: one's sums while the other's are waited for.
 _SIDE_BY_SIDE = 2
 # Numbers kept per layer for the adjoint, by whether the map is inverted. They lie together lane by
@@ -50,17 +59,8 @@ _SIDE_BY_SIDE = 2
 KEPT = {False: 7, True: 9}
 _FORWARD, _INVERSE = KEPT[False], KEPT[True]
 
-# One number per lane, all in one scratch array so that LLVM knows them not to overlap. The first
-# ones are what the adjoints need of a layer and does not depend on gradients, in the order of
-# ``kept``: t, r, h, κ = ∂ladj/∂a, ∂ladj/∂(wᵀu), the factors of r̄ in the gradients of wᵀu and wᵀw,
-# 1 + h m, wᵀw.
-_ROWS = 17
-_T, _R, _H, _KAPPA, _SLOPE, _BY_WU, _BY_WW, _DET, _WW, _WU, _A, _RT, _LADJ, _M, _S, _SIGMA, _B = (
-    LANES * row for row in range(_ROWS)
-)
 
-
-@njit(**EXACT)
+@exact
 def forward(*arguments):
     """z_K, Σ ladj_k and, if ``save``, what the adjoint needs, for all sets it claims.
 
@@ -68,10 +68,10 @@ def forward(*arguments):
     and ``exact_end``, z_K again (both float64), are addresses of contiguous memory.
     """
     D = arguments[11]
-    _forward(np.zeros(_ROWS * LANES), _scratch(LANES, D), *arguments)
+    _forward(np.zeros(ROWS * LANES), _scratch(LANES, D), *arguments)
 
 
-@njit(**EXACT)
+@exact
 def _forward(
     q,
     points,
@@ -99,28 +99,28 @@ def _forward(
     while p < P:
         n = min(LANES, P - p)
         _load(points, token, z, p, n, D)
-        q[_LADJ : _LADJ + LANES] = 0.0
+        q[LADJ : LADJ + LANES] = 0.0
         for k in range(K):
             for i in range(n):
                 w_k = row(w[0], token, (p + i) * w[1] + k * D)
                 u_k = row(u[0], token, (p + i) * u[1] + k * D)
                 _ask_for_layer(token, w, u, p + i + step, k, D)
-                q[_WU + i], q[_WW + i], wz = dots(w_k, u_k, row(at, 1.0, i * width), D)
-                q[_A + i] = wz + carray(row(b[0], token, (p + i) * b[1]), (K,))[k]
-            _lanes_forward(q, shift, tiny)
+                q[WU + i], q[WW + i], wz = dots(w_k, u_k, row(at, 1.0, i * width), D)
+                q[A + i] = wz + carray(row(b[0], token, (p + i) * b[1]), (K,))[k]
+            lanes_forward(q, shift, tiny)
             for i in range(n):
                 w_k = row(w[0], token, (p + i) * w[1] + k * D)
                 u_k = row(u[0], token, (p + i) * u[1] + k * D)
-                move(row(at, 1.0, i * width), w_k, u_k, D, q[_T + i], q[_RT + i])
+                move(row(at, 1.0, i * width), w_k, u_k, D, q[T + i], q[RT + i])
             if save:
-                _lanes_adjoint(q, tiny)
+                lanes_adjoint(q, tiny)
                 _keep(q, kept, p, k, K, _FORWARD)
         _store(points, q, token, z_K, ladj, exact_end, p, n, D, save)
         done(counter, n)
         p = claim(counter, P, LANES, from_the_end)
 
 
-@njit(**EXACT, inline="always")
+@inline
 def _ask_for_layer(token, w, u, p, k, D):
     """Have layer k of set p, which may not exist, on its way to the cache.
 
@@ -131,27 +131,14 @@ def _ask_for_layer(token, w, u, p, k, D):
     prefetch(row(u[0], token, p * u[1] + k * D), D)
 
 
-@njit(**EXACT)
-def _lanes_forward(q, shift, tiny):
-    # Short loops: the processor works on the next lanes while it waits for these.
-    for i in range(LANES):
-        r, m, s, q[_SIGMA + i] = constrained(q[_WU + i], q[_WW + i], shift, tiny)
-        q[_R + i], q[_M + i], q[_S + i] = r, m, s
-    for i in range(LANES):
-        t, h = tanh_and_slope(q[_A + i])
-        q[_T + i], q[_H + i], q[_RT + i] = t, h, q[_R + i] * t
-    for i in range(LANES):
-        q[_LADJ + i] += log_abs_det(q[_T + i], q[_H + i], q[_M + i], q[_S + i], q[_WU + i] - shift)
-
-
-@njit(**EXACT)
+@exact
 def inverse(*arguments):
     """z, -Σ ladj_k and, if ``save``, what the adjoint needs, from z_K; as in :func:`forward`."""
     D = arguments[11]
-    _inverse(np.zeros(_ROWS * LANES), _scratch(LANES, D), *arguments)
+    _inverse(np.zeros(ROWS * LANES), _scratch(LANES, D), *arguments)
 
 
-@njit(**EXACT)
+@exact
 def _inverse(
     q,
     points,
@@ -179,77 +166,51 @@ def _inverse(
     while p < P:
         n = min(LANES, P - p)
         _load(points, token, z_K, p, n, D)
-        q[_LADJ : _LADJ + LANES] = 0.0
+        q[LADJ : LADJ + LANES] = 0.0
         for k in range(K - 1, -1, -1):
             for i in range(n):
                 w_k = row(w[0], token, (p + i) * w[1] + k * D)
                 u_k = row(u[0], token, (p + i) * u[1] + k * D)
                 _ask_for_layer(token, w, u, p + i + step, k, D)
-                q[_WU + i], q[_WW + i], wz = dots(w_k, u_k, row(at, 1.0, i * width), D)
-                q[_B + i] = carray(row(b[0], token, (p + i) * b[1]), (K,))[k]
-                q[_A + i] = wz + q[_B + i]
-            _lanes_inverse(q, shift, tiny)
+                q[WU + i], q[WW + i], wz = dots(w_k, u_k, row(at, 1.0, i * width), D)
+                q[B + i] = carray(row(b[0], token, (p + i) * b[1]), (K,))[k]
+                q[A + i] = wz + q[B + i]
+            lanes_inverse(q, shift, tiny)
             for i in range(n):
                 w_k = row(w[0], token, (p + i) * w[1] + k * D)
                 u_k = row(u[0], token, (p + i) * u[1] + k * D)
-                move(row(at, 1.0, i * width), w_k, u_k, D, -q[_T + i], -q[_RT + i])
-                by_ww = 0.0 if q[_WW + i] < tiny else 1.0 / q[_WW + i]
-                settle(row(at, 1.0, i * width), w_k, u_k, D, q[_A + i] - q[_B + i], by_ww)
+                move(row(at, 1.0, i * width), w_k, u_k, D, -q[T + i], -q[RT + i])
+                by_ww = 0.0 if q[WW + i] < tiny else 1.0 / q[WW + i]
+                settle(row(at, 1.0, i * width), w_k, u_k, D, q[A + i] - q[B + i], by_ww)
             if save:
-                _lanes_adjoint(q, tiny)
+                lanes_adjoint(q, tiny)
                 _keep(q, kept, p, k, K, _INVERSE)
         _store(points, q, token, z, ladj, exact_end, p, n, D, save)
         done(counter, n)
         p = claim(counter, P, LANES, from_the_end)
 
 
-@njit(**EXACT)
-def _lanes_inverse(q, shift, tiny):
-    for i in range(LANES):
-        q[_R + i], q[_M + i], q[_S + i], q[_SIGMA + i] = constrained(
-            q[_WU + i], q[_WW + i], shift, tiny
-        )
-    solve(q, _A, _M, _S, LANES)
-    for i in range(LANES):
-        q[_T + i], q[_H + i] = tanh_and_slope(q[_A + i])
-        q[_RT + i] = q[_R + i] * q[_T + i]
-        q[_LADJ + i] -= log_abs_det(q[_T + i], q[_H + i], q[_M + i], q[_S + i], q[_WU + i] - shift)
-
-
-@njit(**EXACT)
-def _lanes_adjoint(q, tiny):
-    """κ = ∂ladj/∂a, ∂ladj/∂(wᵀu), 1 + h m, and the factors of r̄ in the gradients of wᵀu and wᵀw."""
-    for i in range(LANES):
-        ww = q[_WW + i]
-        by_ww = select(ww < tiny, 0.0, 1.0 / select(ww < tiny, 1.0, ww))
-        q[_BY_WU + i] = (q[_SIGMA + i] - 1.0) * by_ww
-        q[_BY_WW + i] = -2.0 * q[_R + i] * by_ww
-        q[_KAPPA + i], q[_SLOPE + i], q[_DET + i] = log_det_slopes(
-            q[_T + i], q[_H + i], q[_M + i], q[_S + i], q[_SIGMA + i]
-        )
-
-
-@njit(**EXACT)
+@exact
 def _keep(q, kept, p, k, K, rows):
     numbers = carray(row(kept, 1.0, (p * K + k * LANES) * rows), (rows * LANES,))
     for i in range(rows * LANES):
         numbers[i] = q[i]
 
 
-@njit(**EXACT)
+@exact
 def _scratch(n, D):
     """n points, each on lines of the cache of its own, and filled up with zeros."""
     width = (D + WIDTH - 1) // WIDTH * WIDTH
     return _from_a_line_on(np.zeros(n * width + WIDTH), n * width).reshape(n, width)
 
 
-@njit(**EXACT)
+@exact
 def _from_a_line_on(memory, n):
     first = -(memory.ctypes.data // 8) % WIDTH
     return memory[first : first + n]
 
 
-@njit(**EXACT)
+@exact
 def _load(points, token, source, p, n, D):
     for i in range(n):
         values = carray(row(source[0], token, (p + i) * source[1]), (D,))
@@ -259,7 +220,7 @@ def _load(points, token, source, p, n, D):
         points[i, D:] = 0.0
 
 
-@njit(**EXACT)
+@exact
 def _store_points(points, token, target, p, n, D):
     for i in range(n):
         values = carray(row(target, token, (p + i) * D), (D,))
@@ -267,20 +228,20 @@ def _store_points(points, token, target, p, n, D):
             values[d] = points[i, d]
 
 
-@njit(**EXACT)
+@exact
 def _store(points, q, token, target, ladj, exact_end, p, n, D, save):
     _store_points(points, token, target, p, n, D)
     if save:
         _store_points(points, 1.0, exact_end, p, n, D)
     for i in range(n):
-        carray(row(ladj, token, p + i), (1,))[0] = q[_LADJ + i]
+        carray(row(ladj, token, p + i), (1,))[0] = q[LADJ + i]
 
 
 # What move_adjoint needs to know of a layer, one after the other.
 _T_K, _R_K, _A_BAR, _WU_BAR, _WW_BAR2 = range(5)
 
 
-@njit(**EXACT)
+@exact
 def backward(*arguments):
     """The adjoint: gradients of z, w, u and b from those of z_K and Σ ladj_k.
 
@@ -297,7 +258,7 @@ def backward(*arguments):
     )
 
 
-@njit(**EXACT)
+@exact
 def _backward(
     q,
     points,
@@ -335,11 +296,11 @@ def _backward(
                 m = _kept(kept, p + i, k, K, _FORWARD)
                 _ask_for_layer(token, w, u, p + i + step, k, D)
                 wg, ug = dots_of_gradient(w_k, u_k, row(g_at, 1.0, i * width), D)
-                a_bar = m[_H] * (ug + m[_R] * wg) + l_bar * m[_KAPPA]
-                r_bar = m[_T] * wg
-                q[i, _T_K], q[i, _R_K], q[i, _A_BAR] = m[_T], m[_R], a_bar
-                q[i, _WU_BAR] = r_bar * m[_BY_WU] + l_bar * m[_SLOPE]
-                q[i, _WW_BAR2] = r_bar * m[_BY_WW]
+                a_bar = m[H] * (ug + m[R] * wg) + l_bar * m[KAPPA]
+                r_bar = m[T] * wg
+                q[i, _T_K], q[i, _R_K], q[i, _A_BAR] = m[T], m[R], a_bar
+                q[i, _WU_BAR] = r_bar * m[BY_WU] + l_bar * m[SLOPE]
+                q[i, _WW_BAR2] = r_bar * m[BY_WW]
                 carray(row(b_bar, token, (p + i) * K), (K,))[k] = a_bar
             for i in range(n):
                 w_k = row(w[0], token, (p + i) * w[1] + k * D)
@@ -353,7 +314,7 @@ def _backward(
         p = claim(counter, P, _SIDE_BY_SIDE, from_the_end)
 
 
-@njit(**EXACT)
+@exact
 def inverse_backward(*arguments):
     """The inverse's adjoint by the implicit function theorem, walking forward from z.
 
@@ -368,7 +329,7 @@ def inverse_backward(*arguments):
     )
 
 
-@njit(**EXACT)
+@exact
 def _inverse_backward(
     q,
     points,
@@ -406,11 +367,11 @@ def _inverse_backward(
                 m = _kept(kept, p + i, k, K, _INVERSE)
                 _ask_for_layer(token, w, u, p + i + step, k, D)
                 wg, ug = dots_of_gradient(w_k, u_k, row(g_at, 1.0, i * width), D)
-                a_bar = -(m[_H] * (ug + m[_R] * wg) + l_bar * m[_KAPPA]) / m[_DET]
-                r_bar = -m[_T] * (wg + a_bar * m[_WW])
-                q[i, _T_K], q[i, _R_K], q[i, _A_BAR] = m[_T], m[_R], a_bar
-                q[i, _WU_BAR] = r_bar * m[_BY_WU] - l_bar * m[_SLOPE]
-                q[i, _WW_BAR2] = r_bar * m[_BY_WW]
+                a_bar = -(m[H] * (ug + m[R] * wg) + l_bar * m[KAPPA]) / m[DET]
+                r_bar = -m[T] * (wg + a_bar * m[WW])
+                q[i, _T_K], q[i, _R_K], q[i, _A_BAR] = m[T], m[R], a_bar
+                q[i, _WU_BAR] = r_bar * m[BY_WU] - l_bar * m[SLOPE]
+                q[i, _WW_BAR2] = r_bar * m[BY_WW]
                 carray(row(b_bar, token, (p + i) * K), (K,))[k] = a_bar
             for i in range(n):
                 w_k = row(w[0], token, (p + i) * w[1] + k * D)
@@ -424,7 +385,7 @@ def _inverse_backward(
         p = claim(counter, P, _SIDE_BY_SIDE, from_the_end)
 
 
-@njit(**EXACT)
+@exact
 def _kept(kept, p, k, K, rows):
     """Where the numbers of layer k of set p are: the j-th at j LANES."""
     block = p // LANES

@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import math
-import os
-import sys
-import threading
-import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -15,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowvae.flows.kernels import cpu, cpu_shared
-from flowvae.flows.kernels.cpu_threads import run
+from flowvae.kernels import memory
+from flowvae.kernels.planar import cpu, cpu_shared
+from flowvae.kernels.threads import run
 
 __all__ = ["backward", "forward"]
 
@@ -24,9 +19,6 @@ _NS_PER_LAYER, _NS_PER_VALUE = 12.0, 0.4  # either way, on one thread
 
 # Bytes of gradients beyond which the caches do not hold them until they are used.
 _WORTH_A_DETOUR = 2 << 20
-_WORTH_KEEPING, _LINE = 128 << 10, 64
-_LARGE, _PAGE, _MADV_HUGEPAGE = 4 << 20, 4096, 14
-_madvise: Any = ctypes.CDLL(None).madvise if sys.platform == "linux" else None
 
 # A number of the tensors' kind, which tells numba what is at an address, and the smallest ‖w‖² that
 # is not taken for 0
@@ -38,77 +30,6 @@ _Kernels = dict[bool, Callable[..., None]]  # by whether the map is inverted
 _FORWARD: _Kernels = {False: cpu.forward, True: cpu.inverse}
 _FORWARD_SHARED: _Kernels = {False: cpu_shared.forward, True: cpu_shared.inverse}
 _BACKWARD: _Kernels = {False: cpu.backward, True: cpu.inverse_backward}
-
-
-_NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
-
-
-class _Memory:
-    """Memory of large results, handed out again when the tensor that had it is gone.
-
-    Fresh pages cost more than the arithmetic that fills them: at batch 1000, K = 80, D = 40 each
-    step asks for 40 MB, and the allocator gives them back to the system in between. Whoever holds a
-    result keeps its memory; no more than ``limit`` bytes wait here for their next use.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self._waiting: list[np.ndarray] = []
-        # By the identity of the reference that says when the lease has ended
-        self._lent: dict[int, tuple[weakref.ref[np.ndarray], np.ndarray]] = {}
-        # Entered again where a garbage collection inside it gives memory back.
-        self._lock = threading.RLock()
-
-    def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """As ``torch.empty``."""
-        size = math.prod(shape) * dtype.itemsize
-        if not _WORTH_KEEPING <= size <= self.limit:
-            return torch.empty(shape, dtype=dtype)
-        memory = self._take(size)
-        lease = np.ndarray(shape, _NUMPY[dtype], memory)
-        ended = weakref.ref(lease, self._give)
-        self._lent[id(ended)] = (ended, memory)
-        return torch.from_numpy(lease)
-
-    def empty_like(self, x: Tensor) -> Tensor:
-        """As ``torch.empty_like``, but contiguous."""
-        if x.nbytes < _WORTH_KEEPING:
-            return torch.empty_like(x, memory_format=torch.contiguous_format)
-        return self.empty(x.shape, x.dtype)
-
-    def _take(self, size: int) -> np.ndarray:
-        with self._lock:
-            for i, memory in enumerate(self._waiting):
-                if size <= len(memory) <= 2 * size:
-                    return self._waiting.pop(i)
-        raw = np.empty(size + _LINE, np.uint8)
-        memory = raw[-raw.ctypes.data % _LINE :][:size]
-        if size >= _LARGE and _madvise is not None:
-            first = -(-memory.ctypes.data // _PAGE) * _PAGE
-            length = memory.ctypes.data + size - first
-            # Huge pages; advice only: if the system does not take it, nothing is lost.
-            _madvise(ctypes.c_void_p(first), ctypes.c_size_t(length), _MADV_HUGEPAGE)
-        return memory
-
-    def _give(self, ended: weakref.ref[np.ndarray]) -> None:
-        _, memory = self._lent.pop(id(ended))
-        with self._lock:
-            self._waiting.insert(0, memory)
-            while sum(map(len, self._waiting)) > self.limit:
-                self._waiting.pop()
-
-
-_memory = _Memory(limit=256 << 20)
-
-
-def _after_fork() -> None:
-    # Another thread may have held the lock.
-    global _memory  # noqa: PLW0603
-    _memory = _Memory(_memory.limit)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _sets(x: Tensor) -> tuple[Tensor, tuple[int, int]]:
@@ -142,9 +63,9 @@ def forward(
     if z.stride(-1) != 1:
         z = z.contiguous()
     token, tiny = _OF_DTYPE[z.dtype]
-    end = _memory.empty_like(z)
-    ladj = _memory.empty(z.shape[:-1], z.dtype)
-    kept = _memory.empty((numbers_kept(S, P, K, D, inverted) if save else 0,), torch.float64)
+    end = memory.empty_like(z)
+    ladj = memory.empty(z.shape[:-1], z.dtype)
+    kept = memory.empty((numbers_kept(S, P, K, D, inverted) if save else 0,), torch.float64)
     at = kept.data_ptr()
     outputs = (end.data_ptr(), ladj.data_ptr(), at, at + 8 * (kept.numel() - S * P * D))
     cost = S * P * K * (_NS_PER_LAYER + _NS_PER_VALUE * D)
@@ -176,8 +97,8 @@ def backward(
     (w, in_w), (u, in_u) = _sets(w), _sets(u)
     end_bar, ladj_bar = end_bar.contiguous(), ladj_bar.contiguous()
     token, tiny = _OF_DTYPE[end_bar.dtype]
-    start_bar, b_bar = _memory.empty_like(end_bar), _memory.empty_like(b)
-    w_bar, u_bar = _memory.empty_like(w), _memory.empty_like(u)
+    start_bar, b_bar = memory.empty_like(end_bar), memory.empty_like(b)
+    w_bar, u_bar = memory.empty_like(w), memory.empty_like(u)
     at = kept.data_ptr()
     end = at + 8 * (kept.numel() - S * P * D)
     bars = (w_bar.data_ptr(), u_bar.data_ptr(), b_bar.data_ptr())
@@ -190,7 +111,7 @@ def backward(
     else:
         b, in_b = _sets(b)
         tasks = P * -(-S // cpu_shared.CHUNK)
-        sums = _memory.empty((tasks, K, 2 * D + 2), torch.float64)
+        sums = memory.empty((tasks, K, 2 * D + 2), torch.float64)
         known = (token, end, in_w, in_u, in_b, at, *gradients, sums.data_ptr())
         run(cpu_shared.pullback, (*known, S, P, K, D, shift, tiny, inverted), tasks, cost, True)
         known = (token, in_w, in_u, in_b, sums.data_ptr(), *bars)

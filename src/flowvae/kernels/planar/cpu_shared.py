@@ -12,18 +12,11 @@ how tasks are shared among threads.
 from __future__ import annotations
 
 import numpy as np
-from numba import carray, njit
+from numba import carray
 
-from flowvae.flows.kernels.cpu_math import (
-    claim,
-    constrained,
-    done,
-    log_abs_det,
-    log_det_slopes,
-    row,
-    solve,
-    tanh_and_slope,
-)
+from flowvae.kernels.compile import exact, fast
+from flowvae.kernels.math import claim, done, row, tanh_and_slope
+from flowvae.kernels.planar.cpu_scalars import constrained, log_abs_det, log_det_slopes, solve
 
 __all__ = ["CHUNK", "finish", "forward", "inverse", "pullback"]
 
@@ -33,11 +26,8 @@ CHUNK = 2048  # samples a task
 _A, _T, _H, _LADJ, _LADJ_BAR, _A_BAR, _M, _S = (LANES * row for row in range(8))
 _SCRATCH = 8 * LANES
 
-_EXACT = {"error_model": "numpy", "nogil": True, "cache": True}
-_FAST = {**_EXACT, "fastmath": {"reassoc", "contract", "nsz"}}
 
-
-@njit(**_EXACT)
+@exact
 def _parameters(token, w, u, b, K, D, p, shift, tiny):
     """Of set p in float64: w and û, (2, K, D); b, r, m, s, σ, wᵀu - shift, 1/‖w‖² or 0, (7, K)."""
     vectors, numbers = np.empty((2, K, D)), np.empty((7, K))
@@ -59,7 +49,7 @@ def _parameters(token, w, u, b, K, D, p, shift, tiny):
     return vectors, numbers
 
 
-@njit(**_FAST)
+@fast
 def _add_dot(q, to, vector, points):
     """q[to] += Σ_d vector_d points_d, lane by lane."""
     for d in range(len(vector)):
@@ -69,7 +59,7 @@ def _add_dot(q, to, vector, points):
             q[to + i] += x * line[i]
 
 
-@njit(**_FAST)
+@fast
 def _add_outer(points, vector, q, by, sign):
     """points_d += sign vector_d q[by], lane by lane."""
     for d in range(len(vector)):
@@ -79,7 +69,7 @@ def _add_outer(points, vector, q, by, sign):
             line[i] += x * q[by + i]
 
 
-@njit(**_FAST)
+@fast
 def _add_sums(total, points, q, by, sign, n):
     """total_d += sign Σ_lanes q[by] points_d over the first n lanes."""
     for d in range(len(total)):
@@ -89,7 +79,7 @@ def _add_sums(total, points, q, by, sign, n):
         total[d] += sign * x
 
 
-@njit(**_EXACT)
+@exact
 def _load(points, token, source, s, n, p):
     for i in range(n):
         values = carray(row(source[0], token, (s + i) * source[1] + p * source[2]), (len(points),))
@@ -97,7 +87,7 @@ def _load(points, token, source, s, n, p):
             points[d, i] = values[d]
 
 
-@njit(**_EXACT)
+@exact
 def _store(points, token, target, s, n, p, P):
     for i in range(n):
         values = carray(row(target, token, ((s + i) * P + p) * len(points)), (len(points),))
@@ -105,7 +95,7 @@ def _store(points, token, target, s, n, p, P):
             values[d] = points[d, i]
 
 
-@njit(**_EXACT)
+@exact
 def forward(
     token, z, w, u, b, z_K, ladj, a, exact_end, S, P, K, D, shift, tiny, save, counter, from_the_end
 ):
@@ -140,7 +130,7 @@ def forward(
         task = claim(counter, P * chunks, 1, from_the_end)
 
 
-@njit(**_EXACT)
+@exact
 def _lanes_forward(q, m, s, d):
     for i in range(LANES):
         t, h = tanh_and_slope(q[_A + i])
@@ -148,7 +138,7 @@ def _lanes_forward(q, m, s, d):
         q[_LADJ + i] += log_abs_det(t, h, m, s, d)
 
 
-@njit(**_EXACT)
+@exact
 def inverse(
     token, z_K, w, u, b, z, ladj, a, exact_end, S, P, K, D, shift, tiny, save, counter, from_the_end
 ):
@@ -190,7 +180,7 @@ def inverse(
         task = claim(counter, P * chunks, 1, from_the_end)
 
 
-@njit(**_EXACT)
+@exact
 def _lanes_inverse(q, m, s, d):
     for i in range(LANES):
         t, h = tanh_and_slope(q[_A + i])
@@ -198,7 +188,7 @@ def _lanes_inverse(q, m, s, d):
         q[_LADJ + i] -= log_abs_det(t, h, m, s, d)
 
 
-@njit(**_EXACT)
+@exact
 def pullback(
     token, end, w, u, b, a, end_bar, ladj_bar, start_bar, sums,
     S, P, K, D, shift, tiny, inverted, counter, from_the_end,
@@ -251,7 +241,7 @@ def pullback(
         task = claim(counter, P * chunks, 1, from_the_end)
 
 
-@njit(**_EXACT)
+@exact
 def _lanes_adjoint(q, m, s, sigma, n):
     """ûᵀz̄ -> ā = h ûᵀz̄ + ladj_bar κ; gives Σ ladj_bar ∂ladj/∂(wᵀu)."""
     for i in range(LANES):
@@ -266,7 +256,7 @@ def _lanes_adjoint(q, m, s, sigma, n):
     return total
 
 
-@njit(**_EXACT)
+@exact
 def _lanes_inverse_adjoint(q, m, s, sigma, n):
     for i in range(LANES):
         t, h = tanh_and_slope(q[_A + i])
@@ -280,7 +270,7 @@ def _lanes_inverse_adjoint(q, m, s, sigma, n):
     return total
 
 
-@njit(**_EXACT)
+@exact
 def finish(
     token, w, u, b, sums, w_bar, u_bar, b_bar, S, P, K, D, shift, tiny, counter, from_the_end
 ):

@@ -6,10 +6,8 @@ and filled up with zeros to a whole number of vectors.
 
 from __future__ import annotations
 
-from numba import njit
-
-from flowvae.flows.kernels.cpu_math import INLINE
-from flowvae.flows.kernels.cpu_vectors import (
+from flowvae.kernels.compile import exact, inline
+from flowvae.kernels.vectors import (
     WIDTH,
     load,
     multiply_add,
@@ -23,19 +21,17 @@ from flowvae.flows.kernels.cpu_vectors import (
 
 __all__ = ["dots", "dots_of_gradient", "move", "move_adjoint", "move_inverse_adjoint", "settle"]
 
-EXACT = {"error_model": "numpy", "nogil": True, "cache": True}
-
 # Each step is written once, for the loop and for what is left over.
 
 
-@njit(**INLINE)
+@inline
 def _dots_step(w, u, z, d, n, wu, ww, wz):
     x = load(w, d, n, "parameters")
     wu = multiply_add(x, load(u, d, n, "parameters"), wu)
     return wu, multiply_add(x, x, ww), multiply_add(x, load(z, d, WIDTH, "z"), wz)
 
 
-@njit(**EXACT)
+@exact
 def dots(w, u, z, D):
     """wᵀu, wᵀw and wᵀz."""
     wu, ww, wz = zeros(), zeros(), zeros()
@@ -46,14 +42,14 @@ def dots(w, u, z, D):
     return total(wu), total(ww), total(wz)
 
 
-@njit(**INLINE)
+@inline
 def _dots_of_gradient_step(w, u, g, d, n, wg, ug):
     x = load(g, d, WIDTH, "z_bar")
     wg = multiply_add(load(w, d, n, "parameters"), x, wg)
     return wg, multiply_add(load(u, d, n, "parameters"), x, ug)
 
 
-@njit(**EXACT)
+@exact
 def dots_of_gradient(w, u, g, D):
     """wᵀg and uᵀg."""
     wg, ug = zeros(), zeros()
@@ -64,13 +60,13 @@ def dots_of_gradient(w, u, g, D):
     return total(wg), total(ug)
 
 
-@njit(**INLINE)
+@inline
 def _move_step(z, w, u, d, n, t, rt):
     moved = multiply_add(load(u, d, n, "parameters"), t, load(z, d, WIDTH, "z"))
     store(z, d, WIDTH, multiply_add(load(w, d, n, "parameters"), rt, moved), "z")
 
 
-@njit(**EXACT)
+@exact
 def move(z, w, u, D, t, rt):
     """z += t û, û = u + r w."""
     t, rt = spread(t), spread(rt)
@@ -80,7 +76,7 @@ def move(z, w, u, D, t, rt):
         _move_step(z, w, u, D - D % WIDTH, D % WIDTH, t, rt)
 
 
-@njit(**EXACT)
+@exact
 def settle(z, w, u, D, wz, by_ww):
     """Move z along w to where wᵀz is what it must be.
 
@@ -90,7 +86,7 @@ def settle(z, w, u, D, wz, by_ww):
     move(z, w, u, D, 0.0, (wz - found) * by_ww)
 
 
-@njit(**INLINE)
+@inline
 def _adjoint_step(z, g, w, u, d, n, t, r, a_bar, wu_bar, ww_bar2):
     x, y, v = load(w, d, n, "parameters"), load(u, d, n, "parameters"), load(g, d, WIDTH, "z_bar")
     minus_t, tv = times(t, spread(-1.0)), times(t, v)
@@ -101,7 +97,7 @@ def _adjoint_step(z, g, w, u, d, n, t, r, a_bar, wu_bar, ww_bar2):
     return multiply_add(a_bar, point, dw), multiply_add(wu_bar, x, tv)
 
 
-@njit(**INLINE)
+@inline
 def _inverse_adjoint_step(z, g, w, u, d, n, t, r, a_bar, wu_bar, ww_bar2):
     x, y, point = load(w, d, n, "parameters"), load(u, d, n, "parameters"), load(z, d, WIDTH, "z")
     v = multiply_add(a_bar, x, load(g, d, WIDTH, "z_bar"))
@@ -112,7 +108,7 @@ def _inverse_adjoint_step(z, g, w, u, d, n, t, r, a_bar, wu_bar, ww_bar2):
     return multiply_add(a_bar, point, dw), multiply_add(wu_bar, x, minus_tv)
 
 
-@njit(**INLINE)
+@inline
 def _write_step(dw, du, d, n, of_w, of_u, around):
     if around:
         store_around(dw, d, of_w, "w_bar")
@@ -122,7 +118,7 @@ def _write_step(dw, du, d, n, of_w, of_u, around):
         store(du, d, n, of_u, "u_bar")
 
 
-@njit(**EXACT)
+@exact
 def move_adjoint(z, g, w, u, dw, du, D, numbers, around):
     """One layer of the adjoint for one point: z_k, z̄_k -> z_{k-1}, z̄_{k-1}, with w̄_k and ū_k.
 
@@ -139,7 +135,7 @@ def move_adjoint(z, g, w, u, dw, du, D, numbers, around):
         _write_step(dw, du, d, n, of_w, of_u, False)
 
 
-@njit(**EXACT)
+@exact
 def move_inverse_adjoint(z, g, w, u, dw, du, D, numbers, around):
     """One layer of the inverse's adjoint: z_{k-1}, z̄_{k-1} -> z_k, z̄_k, with w̄_k and ū_k.
 

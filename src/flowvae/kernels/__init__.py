@@ -1,0 +1,1 @@
+"""Compiled code: what is general here, and a folder for each operator made of it."""
