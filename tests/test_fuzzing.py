@@ -7,6 +7,7 @@ made it is where the message says.
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 import sys
 from collections.abc import Callable
@@ -221,6 +222,50 @@ def test_pictures(tmp_path):
         return ["data", str(folder)]
 
     check_all(100, make, tmp_path / "out")
+
+
+EPS = b"""%!PS-Adobe-3.0 EPSF-3.0
+%%BoundingBox: 0 0 5 6
+%%EndComments
+(%pipe%touch ran) (w) file closefile
+%%EOF
+"""
+
+
+def test_a_picture_of_a_format_that_runs_programs(tmp_path, monkeypatch):
+    """Pillow would hand an EPS to Ghostscript, whatever the file is called."""
+    monkeypatch.chdir(tmp_path)
+    for name in "ab":
+        (tmp_path / f"{name}.png").write_bytes(EPS)
+    assert check_command(["data", str(tmp_path)], codes=(2,)) is None
+    assert not (tmp_path / "ran").exists()
+
+
+def test_an_encrypted_archive(tmp_path, capsys):
+    np.savez(tmp_path / "whole.npz", x=np.random.default_rng(0).random((20, 5)))
+    content = bytearray((tmp_path / "whole.npz").read_bytes())
+    for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        content[content.index(signature) + flags] |= 1
+    (tmp_path / "locked.npz").write_bytes(content)
+    assert check_command(["data", str(tmp_path / "locked.npz")], codes=(2,)) is None
+
+
+def test_whole_numbers_beyond_float64(tmp_path):
+    (tmp_path / "a.csv").write_text("x,y\n" + f"{2**53 + 1},{2**63 - 1}\n1,2\n" * 9)
+    assert check_command(["data", str(tmp_path / "a.csv")]) is None
+
+
+def test_weights_that_are_no_numbers(run, tmp_path):
+    with safe_open(run.path / "model.safetensors", "np") as opened:
+        weights = {name: opened.get_tensor(name) * np.nan for name in opened.keys()}  # noqa: SIM118
+        header = opened.metadata()
+    folder = tmp_path / "run"
+    shutil.copytree(run.path, folder)
+    before = (folder / "evaluation.json").read_bytes()
+    save_file(weights, folder / "model.safetensors", header)
+    with pytest.raises(flowvae.UserError, match="expected finite numbers, got nan for terms.elbo"):
+        flowvae.evaluate(folder, progress=False)
+    assert (folder / "evaluation.json").read_bytes() == before
 
 
 FLAGS = [
