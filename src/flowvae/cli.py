@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import sys
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +13,8 @@ import click
 from flowvae import __version__
 from flowvae.config import PRESETS, load_config, resolve_config
 from flowvae.config.flags import ConfigCommand, config_options, data_options, given_values
-from flowvae.errors import TrainingError, UserError, one_line
+from flowvae.console import run_command
+from flowvae.errors import UserError
 
 if TYPE_CHECKING:
     from flowvae.evaluation import Evaluation
@@ -375,69 +373,4 @@ def _interrupt(*_: Any) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command. Exit codes: 0 done, 1 training failed, 2 bad input, 130 interrupted."""
-    out, errors = _Output(sys.stdout), _Output(sys.stderr)
-    with redirect_stdout(out), redirect_stderr(errors):
-        _main(arguments)
-
-
-class _Output:
-    """A stream whose reader may go away, and whose encoding may lack a character.
-
-    Neither ends a training: what nobody reads is dropped, what cannot be written is replaced.
-    """
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-    def write(self, text: str) -> int:
-        self._try(lambda: self._stream.write(text))
-        return len(text)
-
-    def flush(self) -> None:
-        self._try(self._stream.flush)
-
-    def _try(self, action: Callable[[], Any]) -> None:
-        try:
-            action()
-        except BrokenPipeError:
-            # Or Python would try again at its end.
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._stream.fileno())
-            os.close(nowhere)
-
-
-def _main(arguments: list[str] | None) -> None:
-    try:
-        cli.main(args=arguments, prog_name="flowvae", standalone_mode=False)
-    except click.exceptions.Exit as error:
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        sys.exit(130)
-    except click.ClickException as error:
-        _fail(error.format_message(), 2)
-    except UserError as error:
-        _fail(str(error), 2)
-    except TrainingError as error:
-        _fail(str(error), 1)
-    except OSError as error:
-        _fail(f"{error.filename or 'file'}: {error.strerror or error}", 2)
-    except (MemoryError, RuntimeError) as error:
-        if not _is_lack_of_memory(error):
-            raise
-        _fail(f"memory: there is not enough for this; {error}", 2)
-
-
-def _is_lack_of_memory(error: Exception) -> bool:
-    """PyTorch has an error of its own for a GPU's memory, and a plain one for the rest."""
-    signs = ("out of memory", "allocate memory", "size calculation overflowed")
-    return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in signs)
-
-
-def _fail(message: str, code: int) -> None:
-    click.echo(one_line(f"flowvae: {message}"), err=True)
-    sys.exit(code)
+    run_command(cli, arguments)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
@@ -16,9 +16,6 @@ from flowvae.config.options import Part, options_of
 from flowvae.config.presets import PRESETS
 from flowvae.errors import UserError, first_complaint, shown
 from flowvae.registry import FAMILIES
-
-if TYPE_CHECKING:
-    from flowvae.config.sections import Config
 
 __all__ = ["DEFAULTS", "KINDS", "addresses", "find", "merged", "short_names"]
 
@@ -52,7 +49,7 @@ _TOP = ("version", "preset", "seed")  # what is in no section
 Layer = Mapping[str, Any]
 
 
-def merged(layers: Sequence[Layer], config: type[Config]) -> dict[str, Any]:
+def merged(layers: Sequence[Layer], config: type[BaseModel]) -> dict[str, Any]:
     """Layers of values over a preset, the later ones over the earlier ones, by section.
 
     Raises:
@@ -111,7 +108,7 @@ def chosen_families(layers: Iterable[Layer]) -> dict[str, str]:
     return chosen
 
 
-def find(name: str, config: Config) -> str | None:
+def find(name: str, config: Any) -> str | None:
     """The path of a short name in a configuration, such as ``model.posterior.num_flows``."""
     known = short_names(type(config))
     if name in KINDS:
@@ -128,7 +125,7 @@ def find(name: str, config: Config) -> str | None:
 
 
 @lru_cache(maxsize=1)
-def short_names(config: type[Config]) -> dict[str, str]:
+def short_names(config: type[BaseModel]) -> dict[str, str]:
     """Short names of what is in the sections, and their addresses; the options are not there."""
     found: dict[str, str] = {}
     for section, field in config.model_fields.items():
@@ -142,7 +139,9 @@ def short_names(config: type[Config]) -> dict[str, str]:
     return found
 
 
-def addresses(fields: Layer, config: type[Config], section: str = "") -> Iterator[tuple[str, Any]]:
+def addresses(
+    fields: Layer, config: type[BaseModel], section: str = ""
+) -> Iterator[tuple[str, Any]]:
     """Addresses and values; ``?name`` for what only a family can have."""
     known = short_names(config)
     places = set(known.values())
@@ -187,7 +186,7 @@ def _homes(option: str, options: dict[str, list[str]]) -> list[str]:
 
 
 def _no_such(
-    address: str, chosen: dict[str, str], options: dict[str, list[str]], config: type[Config]
+    address: str, chosen: dict[str, str], options: dict[str, list[str]], config: type[BaseModel]
 ) -> str:
     name = address.removeprefix("?")
     kind, _, option = name.rpartition(".")

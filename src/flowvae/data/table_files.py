@@ -26,7 +26,7 @@ from flowvae.data.tables import (
 from flowvae.errors import UserError
 
 if TYPE_CHECKING:
-    from flowvae.data.load import Options
+    from flowvae.data.options import Options
 
 __all__ = ["TABLE_SUFFIXES", "Missing", "arrow_dataset", "is_table", "table_file"]
 

@@ -12,7 +12,6 @@ from flowvae.evaluation.estimates import (
 )
 from flowvae.evaluation.full import (
     FullEvaluation,
-    FullSettings,
     evaluate_full,
     importance_part,
 )
@@ -23,6 +22,7 @@ from flowvae.evaluation.markdown import full_markdown, on_screen
 from flowvae.evaluation.mixture import mixture_importance_sampling
 from flowvae.evaluation.parts import data_digest, model_digest
 from flowvae.evaluation.quadrature import Quadrature, quadrature
+from flowvae.evaluation.settings import FullSettings
 from flowvae.evaluation.summary import bits_per_dim
 
 __all__ = [

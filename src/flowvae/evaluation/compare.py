@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from flowvae.errors import UserError
 from flowvae.evaluation.importance import reliable_pareto_k, share_above
@@ -13,9 +13,30 @@ from flowvae.evaluation.parts import Arrays, data_digest
 from flowvae.evaluation.summary import bits_per_dim, pair
 
 if TYPE_CHECKING:
-    from flowvae.runs import Run
+    from pathlib import Path
+
+    from flowvae.config import Config
+    from flowvae.data import Dataset
+    from flowvae.vae import VAE
 
 __all__ = ["Comparison", "check_comparable", "compare_values"]
+
+
+@runtime_checkable
+class Compared(Protocol):
+    """What is asked of a run, see :class:`flowvae.Run`."""
+
+    path: Path
+    config: Config
+    model: VAE
+
+    @property
+    def dataset(self) -> Dataset: ...
+    @property
+    def measure(self) -> str: ...
+    @property
+    def pseudo_likelihood(self) -> bool: ...
+
 
 _COMPARED = ("elbo", "iw_bound", "kl")
 
@@ -74,7 +95,7 @@ class Comparison:
         return "\n\n".join(lines) + "\n"
 
 
-def check_comparable(runs: Sequence[Run]) -> None:
+def check_comparable(runs: Sequence[Compared]) -> None:
     """Refuse runs whose figures do not speak of the same thing.
 
     Raises:
@@ -114,7 +135,7 @@ def check_comparable(runs: Sequence[Run]) -> None:
             )
 
 
-def compare_values(runs: Sequence[Run], values: Sequence[Arrays], samples: int) -> Comparison:
+def compare_values(runs: Sequence[Compared], values: Sequence[Arrays], samples: int) -> Comparison:
     """Means of every run, and differences from the first one, paired by datum."""
     limit = reliable_pareto_k(samples)
     factor, _ = bits_per_dim(runs[0].model, runs[0].dataset)
@@ -156,7 +177,7 @@ def compare_values(runs: Sequence[Run], values: Sequence[Arrays], samples: int) 
     return Comparison(summary, list(values))
 
 
-def _names(runs: Sequence[Run]) -> list[str]:
+def _names(runs: Sequence[Compared]) -> list[str]:
     """Folder names, with as much of the path before them as tells them apart."""
     parts = [run.path.resolve().parts for run in runs]
     for depth in range(1, max(map(len, parts)) + 1):

@@ -37,14 +37,18 @@ def grid_log_joint(
     x = model.flatten(x)
     log_prior = model.prior().log_prob(z)
     table = getattr(model.likelihood, "log_prob_table", None)
-    columns = []
-    for part in z.split(chunk or model.draws_at_once()):
+    chunk = chunk or model.draws_at_once()
+    # Written in place: small results kept between large tensors break up the heap.
+    found = x.new_empty(len(x), len(z))
+    for start in range(0, len(z), chunk):
+        part, columns = z[start : start + chunk], slice(start, start + chunk)
         if table is not None:
-            columns.append(table(model.decoder(part), x))
+            found[:, columns] = table(model.decoder(part), x)
             continue
         p = model.decode(part)
-        columns.append(torch.stack([p.log_prob(datum.expand(len(part), -1)) for datum in x]))
-    return torch.cat(columns, -1) + log_prior
+        for row, datum in zip(found, x, strict=True):
+            row[columns] = p.log_prob(datum.expand(len(part), -1))
+    return found + log_prior
 
 
 def grid_log_prob(

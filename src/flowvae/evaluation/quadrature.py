@@ -308,14 +308,12 @@ def _sums(
 
 def _log_joint(model: VAE, x: Tensor, z: Tensor, index: Tensor) -> Tensor:
     """Log p(x_n, z_n), (N,), for pairs of z (N, D) and the datum each belongs to."""
-    at_once = model.draws_at_once()
-    prior = model.prior()
-    return torch.cat(
-        [
-            model.decode(part).log_prob(x[own]) + prior.log_prob(part)
-            for part, own in zip(z.split(at_once), index.split(at_once), strict=True)
-        ]
-    )
+    at_once, prior = model.draws_at_once(), model.prior()
+    found = x.new_empty(len(z))
+    for start in range(0, len(z), at_once):
+        some = slice(start, start + at_once)
+        found[some] = model.decode(z[some]).log_prob(x[index[some]]) + prior.log_prob(z[some])
+    return found
 
 
 def _rows(index: Tensor, B: int) -> tuple[Tensor, tuple[int, int]]:

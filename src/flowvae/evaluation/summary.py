@@ -16,7 +16,7 @@ from flowvae.likelihoods import measure_of
 from flowvae.vae import VAE
 
 if TYPE_CHECKING:
-    from flowvae.evaluation.full import FullSettings
+    from flowvae.evaluation.settings import FullSettings
 
 __all__ = ["bits_per_dim", "pair", "summarise"]
 

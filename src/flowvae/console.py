@@ -1,0 +1,85 @@
+"""What every command does: one line for an error, an exit code, output that a reader may leave."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from typing import Any
+
+import click
+
+from flowvae.errors import TrainingError, UserError, one_line
+
+__all__ = ["Output", "run_command"]
+
+
+def run_command(cli: click.Command, arguments: list[str] | None = None) -> None:
+    """Run it, and leave with its exit code where that is not 0."""
+    out, errors = Output(sys.stdout), Output(sys.stderr)
+    with redirect_stdout(out), redirect_stderr(errors):
+        _run(cli, arguments)
+
+
+class Output:
+    """A stream whose reader may go away, and whose encoding may lack a character.
+
+    Neither ends a training: what nobody reads is dropped, what cannot be written is replaced.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        self._try(lambda: self._stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(self._stream.flush)
+
+    def _try(self, action: Callable[[], Any]) -> None:
+        try:
+            action()
+        except BrokenPipeError:
+            # Or Python would try again at its end.
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+
+
+def _run(cli: click.Command, arguments: list[str] | None) -> None:
+    try:
+        cli.main(args=arguments, prog_name="flowvae", standalone_mode=False)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except click.ClickException as error:
+        _fail(error.format_message(), 2)
+    except UserError as error:
+        _fail(str(error), 2)
+    except TrainingError as error:
+        _fail(str(error), 1)
+    except OSError as error:
+        _fail(f"{error.filename or 'file'}: {error.strerror or error}", 2)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_lack_of_memory(error):
+            raise
+        _fail(f"memory: there is not enough for this; {error}", 2)
+
+
+def _is_lack_of_memory(error: Exception) -> bool:
+    """PyTorch has an error of its own for a GPU's memory, and a plain one for the rest."""
+    signs = ("out of memory", "allocate memory", "size calculation overflowed")
+    return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in signs)
+
+
+def _fail(message: str, code: int) -> None:
+    click.echo(one_line(f"flowvae: {message}"), err=True)
+    sys.exit(code)
