@@ -60,10 +60,10 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=8.0, help="for all steps together")
     options = parser.parse_args()
     out = options.out.resolve()
-    python, train = [sys.executable, "-m"], ["--device", "cuda", "--docs", str(out)]
+    python, measured = [sys.executable, "-m"], ["--device", "cuda", "--docs", str(out)]
     steps = {
-        "planar": [*python, "benchmarks.planar", *train],
-        "training": [*python, "benchmarks.training", "--rounds", "3", *train],
+        "planar": [*python, "benchmarks.planar", *measured],
+        "training": [*python, "benchmarks.training", "--rounds", "3", *measured],
         "train": [*python, "flowvae", "train", "--device", "cuda", "--out", str(out / "run")],
         "tests": [*python, "pytest", "-m", "cuda", "-W", "default", "-p", "no:cacheprovider"],
     }
@@ -95,8 +95,8 @@ def _environment(wheels: Path, out: Path) -> dict[str, str]:
         command = [sys.executable, "-m", "pip", *install, "--find-links", str(wheels), *missing]
         if subprocess.run(command, check=False).returncode:
             raise SystemExit(
-                f"--wheels: expected wheels of {', '.join(missing)} in {wheels}; "
-                "`make wheels` gets them where there is a network"
+                f"--wheels: expected wheels of {', '.join(missing)} in {wheels}; where there is a "
+                f"network `make wheels WHEELS='{' '.join(missing)}'` gets them"
             )
         places.insert(0, site)
     known = [p for p in (os.environ.get("PYTHONPATH"),) if p]

@@ -129,13 +129,10 @@ def _changed(value: Any, path: tuple, random: Random) -> Any:
         gone = random.choice(list(value))
         return {k: v for k, v in value.items() if k != gone}
     if isinstance(value, dict) and kind < 0.5:  # a key more
-        return {**value, random.choice(["x", "", "model", "name", "latent_dims"]): _junk(random)}
+        key = random.choice(["x", "", "model", "name", "latent_dims"])
+        return {**value, key: random.choice(JUNK)}
     if isinstance(value, list) and value and kind < 0.4:
         return value * random.choice([0, 2])
-    return _junk(random)
-
-
-def _junk(random: Random) -> Any:
     return random.choice(JUNK)
 
 

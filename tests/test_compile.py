@@ -67,6 +67,23 @@ def test_an_edited_source_is_compiled_anew(tmp_path):
     assert float(again.stdout) == 0.5  # tanh is 0 now
 
 
+def test_without_a_home_nothing_is_written_where_one_stands(tmp_path, monkeypatch):
+    from flowvae.kernels import compile as compiling
+
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    (tmp_path / "file").touch()
+    monkeypatch.chdir(tmp_path)
+    for name in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(compiling, "_HERE", tmp_path / "file")  # as if it were read-only
+    monkeypatch.setattr(Path, "home", no_home)
+    with pytest.warns(UserWarning, match="compiled kernels cannot be kept"):
+        assert compiling._folder.__wrapped__() is None
+    assert os.listdir(tmp_path) == ["file"]  # noqa: PTH208
+
+
 _WITHOUT = shutil.ignore_patterns("__pycache__", "mnist")
 
 

@@ -80,13 +80,11 @@ def test_a_recorded_update_trains_like_one_that_is_not(small_data, settings):
     assert recorded._graph is not None
     assert recorded._graph._graph is not None
     theirs = epochs(plain, 3)
+    assert ours == pytest.approx(theirs, rel=1e-3)
     assert int(recorded.step) == int(plain.step) == 21
     assert int(recorded.skipped) == 0
-    assert ours == pytest.approx(theirs, rel=1e-2)
-    # Sums in another order, which Adam makes larger where a gradient is close to zero.
-    start = make(small_data, **settings).parameters
-    for before, a, b in zip(start, recorded.parameters, plain.parameters, strict=True):
-        assert (a - b).norm() <= 0.1 * (b - before).norm() + 1e-6
+    for a, b in zip(recorded.parameters, plain.parameters, strict=True):
+        torch.testing.assert_close(a, b, rtol=5e-2, atol=5e-3)
 
 
 def test_bfloat16(small_data):

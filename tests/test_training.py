@@ -11,7 +11,7 @@ import torch
 from making import trainer_of
 
 import flowvae
-from flowvae import TrainingError, UserError, api
+from flowvae import TrainingError, UserError
 from flowvae.config import resolve_config
 from flowvae.data import Dataset, Split, binarize, load_dataset
 from flowvae.evaluation import Estimate, evaluate_model, per_datum
@@ -191,6 +191,6 @@ def test_labels_are_optional(tmp_path):
     x = np.random.default_rng(0).random((40, 12))
     data = Dataset.from_arrays(x[:30], x[30:])
     run = flowvae.train("original", dataset=data, out=tmp_path / "run", epochs=1, **SMALL)
-    assert set(api.encode(run)) == {"z", "log_q"}
+    assert set(flowvae.encode(run)) == {"z", "log_q"}
     names = {path.name for path in run.figures.iterdir()}
     assert names == {"learning_curves.png", "latent_space.png", "posterior.png"}

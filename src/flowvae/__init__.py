@@ -9,19 +9,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flowvae.api import (
-        compare,
-        draw_figures,
-        encode,
-        evaluate,
-        evaluate_full,
-        reconstruct,
-        sample,
-        train,
-    )
+    from flowvae.api import compare, draw_figures, evaluate, evaluate_full, train
     from flowvae.config import PRESETS, Config, load_config, preset
     from flowvae.errors import TrainingError, UserError
     from flowvae.estimator import FlowVAE
+    from flowvae.outputs import encode, reconstruct, sample
     from flowvae.runs import Run, load, open_run
     from flowvae.vae import VAE, ElboTerms, build_vae
 
@@ -53,15 +45,12 @@ __all__ = [
 
 _HOME = {
     **dict.fromkeys(
-        [
-            *("compare", "draw_figures", "encode", "evaluate", "evaluate_full"),
-            *("reconstruct", "sample", "train"),
-        ],
-        "flowvae.api",
+        ["compare", "draw_figures", "evaluate", "evaluate_full", "train"], "flowvae.api"
     ),
     **dict.fromkeys(["PRESETS", "Config", "load_config", "preset"], "flowvae.config"),
     **dict.fromkeys(["TrainingError", "UserError"], "flowvae.errors"),
     "FlowVAE": "flowvae.estimator",
+    **dict.fromkeys(["encode", "reconstruct", "sample"], "flowvae.outputs"),
     **dict.fromkeys(["Run", "load", "open_run"], "flowvae.runs"),
     **dict.fromkeys(["VAE", "ElboTerms", "build_vae"], "flowvae.vae"),
 }

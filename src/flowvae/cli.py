@@ -251,7 +251,7 @@ def compare(
 @_seed
 def sample(run: Path, num: int, out: Path | None, **options: Any) -> None:
     """Generate: decode z ~ p(z)."""
-    from flowvae.api import sample as run_sample
+    from flowvae.outputs import sample as run_sample
 
     opened, out = _picture_or_arrays(run, out, "samples", options)
     run_sample(opened, num, out=out, **options)
@@ -266,7 +266,7 @@ def sample(run: Path, num: int, out: Path | None, **options: Any) -> None:
 @_seed
 def reconstruct(run: Path, num: int, out: Path | None, **options: Any) -> None:
     """Encode, flow and decode the first test data."""
-    from flowvae.api import reconstruct as run_reconstruct
+    from flowvae.outputs import reconstruct as run_reconstruct
 
     opened, out = _picture_or_arrays(run, out, "reconstructions", options)
     run_reconstruct(opened, num, out=out, **options)
@@ -281,7 +281,7 @@ def reconstruct(run: Path, num: int, out: Path | None, **options: Any) -> None:
 @_seed
 def encode(run: Path, split: str, out: Path | None, **options: Any) -> None:
     """Write z ~ q(z|x), its log-density and the labels."""
-    from flowvae.api import encode as run_encode
+    from flowvae.outputs import encode as run_encode
 
     out = out or run / "latents.npz"
     found = run_encode(_opened(run, options), split, out=out, **options)

@@ -12,17 +12,17 @@ import click
 
 from flowvae.errors import TrainingError, UserError, one_line
 
-__all__ = ["Output", "run_command"]
+__all__ = ["run_command"]
 
 
 def run_command(cli: click.Command, arguments: list[str] | None = None) -> None:
     """Run it, and leave with its exit code where that is not 0."""
-    out, errors = Output(sys.stdout), Output(sys.stderr)
+    out, errors = _Output(sys.stdout), _Output(sys.stderr)
     with redirect_stdout(out), redirect_stderr(errors):
         _run(cli, arguments)
 
 
-class Output:
+class _Output:
     """A stream whose reader may go away, and whose encoding may lack a character.
 
     Neither ends a training: what nobody reads is dropped, what cannot be written is replaced.

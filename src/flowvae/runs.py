@@ -29,7 +29,7 @@ from flowvae.likelihoods import Measure, measure_of
 from flowvae.likelihoods.support import check_support
 from flowvae.vae import VAE, build_vae
 
-__all__ = ["MODEL_FILE", "Run", "load", "open_run", "read_model", "write_model"]
+__all__ = ["MODEL_FILE", "Run", "load", "open_run", "opened", "read_model", "write_model"]
 
 MODEL_FILE = "model.safetensors"
 
@@ -108,6 +108,10 @@ class Run:
             return []
         header, *rows = [line.split(",") for line in file.read_text().splitlines()]
         return [dict(zip(header, map(float, row), strict=True)) for row in rows]
+
+    def generator(self, seed: int) -> torch.Generator:
+        """For draws where the model is."""
+        return torch.Generator(next(self.model.parameters()).device).manual_seed(seed)
 
     def save_config(self) -> None:
         write_text(self.path / "config.yaml", self.config.to_yaml())
@@ -215,6 +219,18 @@ def write_model(file: Path, model: VAE, config: Config, **more: str) -> None:
     }
     weights = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
     write_bytes(file, save(weights, metadata={"flowvae": json.dumps(about), **more}))
+
+
+RunLike = Run | str | Path
+
+
+def opened(run: RunLike, device: str, data: str | None = None) -> Run:
+    """A run, given as such or by its folder, with other data if they are named."""
+    if not isinstance(run, Run):
+        return open_run(run, device, data)
+    if data is None:
+        return run
+    return Run(run.path, run.config.replace(data=data), run.model)
 
 
 def read_model(

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -64,16 +63,13 @@ def _cached_in(folder: Path) -> Iterator[None]:
 @cache
 def _folder() -> Path | None:
     """Where to keep what is compiled: the first place that can be written to, if there is one."""
-    named = os.environ.get("NUMBA_CACHE_DIR")
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111
-    places = [Path(named)] if named else [_HERE / "__pycache__", Path(home)]
+    places = _places()
     for place in places:
         folder = place / f"flowvae-kernels-{_digest()}"
         with contextlib.suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
                 pass
-            _forget_others(folder)
             return folder
     warnings.warn(
         "compiled kernels cannot be kept, so every process compiles them anew, which takes some "
@@ -84,16 +80,19 @@ def _folder() -> Path | None:
     return None
 
 
+def _places() -> list[Path]:
+    if named := os.environ.get("NUMBA_CACHE_DIR"):
+        return [Path(named)]
+    places = [_HERE / "__pycache__"]
+    if named := os.environ.get("XDG_CACHE_HOME"):
+        return [*places, Path(named)]
+    with contextlib.suppress(RuntimeError):  # no home is known
+        places.append(Path.home() / ".cache")
+    return places
+
+
 def _digest() -> str:
     found = hashlib.sha256(numba.__version__.encode())
     for source in sorted(_HERE.rglob("*.py")):
         found.update(source.read_bytes())
     return found.hexdigest()[:16]
-
-
-def _forget_others(folder: Path) -> None:
-    """Of other versions, if nothing was compiled there for a week."""
-    for other in folder.parent.glob("flowvae-kernels-*"):
-        with contextlib.suppress(OSError):
-            if folder.stat().st_mtime - other.stat().st_mtime > 7 * 86400:
-                shutil.rmtree(other)
