@@ -31,9 +31,9 @@ from torch import Tensor
 import flowvae
 from benchmarks.report import machine, replace_between
 from flowvae.data import load_dataset
-from flowvae.distributions import DiagonalGaussian, PlanarFlowDistribution
+from flowvae.distributions import DiagonalGaussian, FlowDistribution
 from flowvae.evaluation import importance_sampling
-from flowvae.flows import reference
+from flowvae.flows import PlanarTransform, reference
 
 ROOT = Path(__file__).parents[1]
 LEAST_SHARE, MOST_BYTES = 0.6, 2e9
@@ -129,7 +129,8 @@ def path_gradient(B: int, K: int, D: int, rounds: int) -> dict[str, Any]:
 
     base = DiagonalGaussian(normal(B, D), normal(B, D) - 2)
     w, u = normal(B, K, D) / D**0.5, normal(B, K, D) / D**0.5
-    q = PlanarFlowDistribution(base, w, u, normal(B, K), "centred")
+    flow = PlanarTransform(w, u, normal(B, K), "centred")
+    q = FlowDistribution(base, flow)
     eps = normal(B, D)
     z = q.at_noise(eps).z.requires_grad_()
 
@@ -137,7 +138,7 @@ def path_gradient(B: int, K: int, D: int, rounds: int) -> dict[str, Any]:
         return torch.autograd.grad(q.log_prob(z).sum(), z)[0]
 
     def forward() -> Tensor:
-        return sherman_morrison(q, eps)
+        return sherman_morrison(base, flow, eps)
 
     difference = (by_inverse() - forward()).abs().max() / forward().abs().max()
     if difference > 1e-3:
@@ -154,17 +155,17 @@ def path_gradient(B: int, K: int, D: int, rounds: int) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def sherman_morrison(q: PlanarFlowDistribution, eps: Tensor) -> Tensor:
+def sherman_morrison(base: DiagonalGaussian, flow: PlanarTransform, eps: Tensor) -> Tensor:
     """The row vector ∂ log q_k/∂z_k carried from layer to layer.
 
     J = I + h û wᵀ, so J⁻ᵀ v = v - h w ûᵀv / (1 + h c); with v = δ - κ w that is δ - β w.
     """
-    u_hat, c, _ = reference.constrain(q.w, q.u, reference.SHIFTS[q.constraint])
-    deviation = (0.5 * q.base.log_var).exp()
-    z, delta = q.base.loc + deviation * eps, -eps / deviation
-    for k in range(q.num_flows):
-        w, shift = q.w[..., k, :], u_hat[..., k, :]
-        t = torch.tanh((w * z).sum(-1) + q.b[..., k])
+    u_hat, c, _ = reference.constrain(flow.w, flow.u, reference.SHIFTS[flow.constraint])
+    deviation = (0.5 * base.log_var).exp()
+    z, delta = base.loc + deviation * eps, -eps / deviation
+    for k in range(flow.num_flows):
+        w, shift = flow.w[..., k, :], u_hat[..., k, :]
+        t = torch.tanh((w * z).sum(-1) + flow.b[..., k])
         h = 1 - t * t
         det = 1 + h * c[..., k]
         kappa = -2 * t * h * c[..., k] / det

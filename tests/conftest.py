@@ -10,7 +10,13 @@ import jaxtyping
 # Before anything of flowvae is imported: the rooms through which tensors walk.
 _ROOMS = (
     *("flows.planar", "flows.reference", "flows.radial", "flows.householder", "flows.sylvester"),
-    *("flows.conditioner", "flows.autoregressive", "flows.coupling", "flows.spline"),
+    *(
+        "flows.layered",
+        "flows.conditioner",
+        "flows.autoregressive",
+        "flows.coupling",
+        "flows.spline",
+    ),
     *("distributions", "posteriors", "priors"),
     *("likelihoods", "networks", "vae", "evaluation"),
 )

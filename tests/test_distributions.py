@@ -6,21 +6,23 @@ import pytest
 import torch
 from torch.distributions import Independent, Normal
 
-from flowvae.distributions import DiagonalGaussian, PlanarFlowDistribution
+from flowvae.distributions import DiagonalGaussian, FlowDistribution
 from flowvae.figures.posterior import _mesh_density
-from flowvae.flows import CONSTRAINTS
+from flowvae.flows import CONSTRAINTS, PlanarTransform
 from flowvae.posteriors import PlanarPosterior
 from flowvae.priors import StandardNormal
 
 
-def planar(constraint="paper", scale=1.5, K=4, D=2, batch=(), seed=0) -> PlanarFlowDistribution:
+def planar(constraint="paper", scale=1.5, K=4, D=2, batch=(), seed=0) -> FlowDistribution:
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> torch.Tensor:
         return scale * torch.randn(*batch, *shape, generator=generator, dtype=torch.float64)
 
     base = DiagonalGaussian(normal(D), normal(D) - 1)
-    return PlanarFlowDistribution(base, normal(K, D), normal(K, D), normal(K), constraint)
+    return FlowDistribution(
+        base, PlanarTransform(normal(K, D), normal(K, D), normal(K), constraint)
+    )
 
 
 @pytest.mark.parametrize("D", [1, 2, 7])
@@ -104,12 +106,13 @@ def test_first_flows_only():
     q = planar(batch=(3,))
     z_0 = q.base.rsample((5,))
     z, total = z_0, torch.zeros(5, 3).double()
+    f = q.bijection
+    assert isinstance(f, PlanarTransform)
     for k in range(q.num_flows):
         z_k, ladj_k = q.first(k + 1).flow(z_0)
-        layer = PlanarFlowDistribution(
-            q.base, q.w[..., k : k + 1, :], q.u[..., k : k + 1, :], q.b[..., k : k + 1], "paper"
-        )
-        z, ladj = layer.flow(z)
+        one = slice(k, k + 1)
+        layer = PlanarTransform(f.w[..., one, :], f.u[..., one, :], f.b[..., one], "paper")
+        z, ladj = layer.forward_and_ladj(z)
         total = total + ladj
         torch.testing.assert_close(z_k, z)
         torch.testing.assert_close(ladj_k, total)

@@ -11,7 +11,7 @@ from linear_gaussian import LinearGaussian
 
 import flowvae
 from flowvae.config import resolve_config
-from flowvae.distributions import DiagonalGaussian, PlanarFlowDistribution
+from flowvae.distributions import DiagonalGaussian, FlowDistribution
 from flowvae.distributions.base import standard_noise
 from flowvae.evaluation import (
     importance_sampling,
@@ -20,6 +20,7 @@ from flowvae.evaluation import (
     quadrature,
     reliable_pareto_k,
 )
+from flowvae.flows import PlanarTransform
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -205,19 +206,19 @@ def test_without_noise_the_divergence_is_integrated_over_z(monkeypatch):
     def no(*_, **__):
         raise NotImplementedError
 
-    given = PlanarFlowDistribution.at_noise
+    given = FlowDistribution.at_noise
 
     def drawn(q, shape=(), generator=None):
         return given(q, standard_noise(q, shape, q.base.loc, generator))
 
-    monkeypatch.setattr(PlanarFlowDistribution, "rsample_terms", drawn)
-    monkeypatch.setattr(PlanarFlowDistribution, "at_noise", no)
+    monkeypatch.setattr(FlowDistribution, "rsample_terms", drawn)
+    monkeypatch.setattr(FlowDistribution, "at_noise", no)
     by_z = quadrature(model, x)
     assert by_noise.kl is not None
     assert by_z.kl is not None
     torch.testing.assert_close(by_z.kl, by_noise.kl, atol=2e-3, rtol=0)
     torch.testing.assert_close(by_z.log_prob, by_noise.log_prob)
-    monkeypatch.setattr(PlanarFlowDistribution, "log_prob", no)
+    monkeypatch.setattr(FlowDistribution, "log_prob", no)
     assert quadrature(model, x).kl is None
 
 
@@ -240,7 +241,8 @@ def test_the_noise_behind_a_draw():
     loc, log_var = torch.randn(2, 4, 3, generator=seeded()).double()
     w, u = torch.randn(2, 4, 5, 3, generator=seeded(1)).double()
     b = torch.randn(4, 5, generator=seeded(2)).double()
-    q = PlanarFlowDistribution(DiagonalGaussian(loc, log_var), w, u, b, "centred")
+    flow = PlanarTransform(w, u, b, "centred")
+    q = FlowDistribution(DiagonalGaussian(loc, log_var), flow)
     eps = torch.randn(7, 4, 3, generator=seeded(3), dtype=torch.float64)
     for got, wanted in zip(q.at_noise(eps), q.rsample_terms((7,), seeded(3)), strict=True):
         torch.testing.assert_close(got, wanted)

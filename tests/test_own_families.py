@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -14,21 +15,33 @@ from torch import Tensor, nn
 import flowvae
 from flowvae.cli import main
 from flowvae.distributions import DiagonalGaussian, LatentDistribution
+from flowvae.flows import Bijection
 from flowvae.posteriors import FlowPosterior
 from flowvae.registry import POSTERIORS, PRIORS
 
 
+class Shift(Bijection):
+    layered: ClassVar = {"shift": 1}
+
+    def __init__(self, shift: Tensor) -> None:
+        super().__init__()
+        self.shift = shift
+
+    def forward_and_ladj(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        return z + self.shift.sum(-2), z.new_zeros(z.shape[:-1])
+
+    def inverse_and_ladj(self, z_K: Tensor) -> tuple[Tensor, Tensor]:
+        return z_K - self.shift.sum(-2), z_K.new_zeros(z_K.shape[:-1])
+
+
 class ShiftPosterior(FlowPosterior):
-    """K translations: what a family written in one class looks like."""
+    """K translations: what a family of one's own looks like."""
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         return {"shift": (self.num_flows, self.latent_dim)}
 
-    def flow(self, z: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
-        return z + parameters[0].sum(-2), z.new_zeros(z.shape[:-1])
-
-    def flow_inverse(self, z_K: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
-        return z_K - parameters[0].sum(-2), z_K.new_zeros(z_K.shape[:-1])
+    def bijection(self, *parameters: Tensor) -> Shift:
+        return Shift(*parameters)
 
 
 class WidePrior(nn.Module):

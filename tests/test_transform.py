@@ -79,6 +79,7 @@ def test_a_density_is_fitted():
     assert flow().sample((1000,))[:, 0].abs().mean() > 1.3
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_module_refuses_bad_sizes():
     with pytest.raises(ValueError, match="dim, num_flows: expected at least 1 and 0, got 0 and 3"):
         PlanarFlow(0, 3)

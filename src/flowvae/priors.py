@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from flowvae.config.options import NumFlows, PositiveInt, Widths
 from flowvae.distributions import (
     DiagonalGaussian,
+    FlowDistribution,
     LatentDistribution,
     MixtureDistribution,
-    NeuralFlowDistribution,
     StandardGaussian,
 )
 from flowvae.flows.coupling import CouplingFlow
@@ -146,10 +146,8 @@ class FlowPrior(nn.Module):
         self, latent_dim: int, num_flows: NumFlows = 8, hidden_dims: Widths = (128,)
     ) -> None:
         super().__init__()
-        self.num_flows = num_flows
         self.flow = CouplingFlow(latent_dim, num_flows, hidden_dims)
         self.register_buffer("zeros", torch.zeros(latent_dim), persistent=False)
 
-    def forward(self) -> NeuralFlowDistribution:
-        base = DiagonalGaussian(self.zeros, self.zeros)
-        return NeuralFlowDistribution(base, self.flow, None, self.num_flows)
+    def forward(self) -> FlowDistribution:
+        return FlowDistribution(DiagonalGaussian(self.zeros, self.zeros), self.flow())

@@ -1,12 +1,7 @@
 """Distributions over z that can draw a sample and its log-density in one pass."""
 
 from flowvae.distributions.base import FlowSample, LatentDistribution
-from flowvae.distributions.flow import (
-    FlowDistribution,
-    NeuralFlowDistribution,
-    ParametricFlowDistribution,
-    PlanarFlowDistribution,
-)
+from flowvae.distributions.flow import FlowDistribution
 from flowvae.distributions.gaussian import DiagonalGaussian, FullGaussian, StandardGaussian
 from flowvae.distributions.mixture import MixtureDistribution
 
@@ -17,8 +12,5 @@ __all__ = [
     "FullGaussian",
     "LatentDistribution",
     "MixtureDistribution",
-    "NeuralFlowDistribution",
-    "ParametricFlowDistribution",
-    "PlanarFlowDistribution",
     "StandardGaussian",
 ]

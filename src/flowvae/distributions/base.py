@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution, constraints
+
+from flowvae.flows.bijection import with_detached_tensors
 
 __all__ = ["FlowSample", "LatentDistribution", "draw", "standard_log_prob", "standard_noise"]
 
@@ -66,8 +67,8 @@ class LatentDistribution(Distribution):
         """The same distribution with its parameters cut from the graph.
 
         ``q.detached().log_prob(z)`` has a gradient with respect to z alone: what path gradients
-        are made of. Every tensor among the attributes is detached, and every distribution; one
-        that computes with a module has to say itself how.
+        are made of. Every tensor among the attributes is detached, and every attribute with a
+        ``detached()`` of its own; one that computes with a module has to say itself how.
 
         Raises:
             NotImplementedError: the distribution holds a module.
@@ -79,18 +80,7 @@ class LatentDistribution(Distribution):
             >>> q.detached().log_prob(torch.ones(2)).requires_grad
             False
         """
-        twin = copy.copy(self)
-        for name, value in vars(self).items():
-            if isinstance(value, Tensor):
-                setattr(twin, name, value.detach())
-            elif isinstance(value, LatentDistribution):
-                setattr(twin, name, value.detached())
-            elif isinstance(value, nn.Module):
-                raise NotImplementedError(
-                    f"{type(self).__name__}.detached: attribute {name} is a module, whose "
-                    "parameters cannot be detached in general; override detached()"
-                )
-        return twin
+        return with_detached_tensors(self)
 
 
 def standard_noise(

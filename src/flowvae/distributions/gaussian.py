@@ -64,15 +64,20 @@ class DiagonalGaussian(LatentDistribution):
         z, log_base = draw(self.loc, self.log_var, eps)
         return FlowSample(z, log_base, torch.zeros_like(log_base))
 
+    def at(self, eps: Tensor) -> Tensor:
+        """μ + σ ⊙ ε."""
+        return torch.addcmul(self.loc, (0.5 * self.log_var).exp(), eps)
+
+    def standardize(self, value: Tensor) -> Tensor:
+        """ε = (z - μ)/σ."""
+        return (value - self.loc) * (-0.5 * self.log_var).exp()
+
     def log_prob(self, value: Tensor) -> Tensor:
-        eps = (value - self.loc) * (-0.5 * self.log_var).exp()
+        eps = self.standardize(value)
         return -0.5 * (eps.square() + self.log_var + math.log(2 * math.pi)).sum(-1)
 
     def entropy(self) -> Tensor:
         return 0.5 * (self.log_var + math.log(2 * math.pi * math.e)).sum(-1)
-
-    def detached(self) -> DiagonalGaussian:
-        return DiagonalGaussian(self.loc.detach(), self.log_var.detach())
 
 
 class StandardGaussian(DiagonalGaussian):

@@ -1,25 +1,31 @@
 """Invertible maps on R^D with their log-determinants; no encoders, no data."""
 
 from flowvae.flows.autoregressive import InverseAutoregressiveFlow
+from flowvae.flows.bijection import Bijection
 from flowvae.flows.coupling import CouplingFlow
-from flowvae.flows.householder import householder_flow, householder_flow_inverse
-from flowvae.flows.planar import CONSTRAINTS, planar_flow, planar_flow_inverse
-from flowvae.flows.radial import radial_flow, radial_flow_inverse
-from flowvae.flows.sylvester import sylvester_flow, sylvester_flow_inverse
-from flowvae.flows.transform import PlanarFlow, PlanarTransform
+from flowvae.flows.householder import HouseholderTransform
+from flowvae.flows.planar import (
+    CONSTRAINTS,
+    PlanarFlow,
+    PlanarTransform,
+    planar_flow,
+    planar_flow_inverse,
+)
+from flowvae.flows.radial import RadialTransform
+from flowvae.flows.spline import SplineFlow
+from flowvae.flows.sylvester import SylvesterTransform
 
 __all__ = [
     "CONSTRAINTS",
+    "Bijection",
     "CouplingFlow",
+    "HouseholderTransform",
     "InverseAutoregressiveFlow",
     "PlanarFlow",
     "PlanarTransform",
-    "householder_flow",
-    "householder_flow_inverse",
+    "RadialTransform",
+    "SplineFlow",
+    "SylvesterTransform",
     "planar_flow",
     "planar_flow_inverse",
-    "radial_flow",
-    "radial_flow_inverse",
-    "sylvester_flow",
-    "sylvester_flow_inverse",
 ]

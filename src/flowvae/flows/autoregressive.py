@@ -38,8 +38,8 @@ class InverseAutoregressiveFlow(NeuralFlow):
         >>> import torch
         >>> flow = InverseAutoregressiveFlow(dim=3, num_flows=2, context_dim=5).double()
         >>> z, context = torch.randn(7, 3).double(), torch.randn(7, 5).double()
-        >>> z_K, ladj = flow(z, context)
-        >>> again, inverse_ladj = flow(z_K, context, inverted=True)
+        >>> z_K, ladj = flow(context).forward_and_ladj(z)
+        >>> again, inverse_ladj = flow(context).inverse_and_ladj(z_K)
         >>> torch.allclose(again, z), torch.allclose(inverse_ladj, -ladj)
         (True, True)
     """

@@ -10,6 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from flowvae.flows.layered import LayeredFlow
+
 __all__ = ["Conditioner", "NeuralFlow"]
 
 
@@ -63,11 +65,10 @@ class Conditioner(nn.Module):
         return first, second
 
 
-class NeuralFlow(nn.Module):
-    """K invertible layers whose parameters are networks of z, conditioned on a context.
+class NeuralFlow(LayeredFlow):
+    """K layers whose parameters are networks of z and of a context.
 
-    A subclass writes :meth:`layer` and :meth:`inverse_layer`. The contexts of all K networks are
-    one matrix product, outside the loop over k.
+    The contexts of all K networks are one matrix product, outside the loop over k.
 
     Args:
         dim: D ≥ 1.
@@ -87,8 +88,7 @@ class NeuralFlow(nn.Module):
         autoregressive: bool,
         scale: float,
     ) -> None:
-        super().__init__()
-        self.num_flows = num_flows
+        super().__init__(num_flows)
         self.conditioners = nn.ModuleList(
             Conditioner(dim, hidden_dims, autoregressive, scale) for _ in range(num_flows)
         )
@@ -96,32 +96,7 @@ class NeuralFlow(nn.Module):
         if context_dim and num_flows:
             self.context = nn.Linear(context_dim, num_flows * hidden_dims[0], bias=False)
 
-    def forward(
-        self,
-        z: Float[Tensor, "*#batch D"],
-        context: Float[Tensor, "*#batch C"] | None = None,
-        num_flows: int | None = None,
-        inverted: bool = False,
-    ) -> tuple[Float[Tensor, "*out D"], Float[Tensor, "*out"]]:
-        """Push z through the first ``num_flows`` layers (all, if not given), or pull it back.
-
-        Returns:
-            The point, and the log-determinant of the map that was taken, in nats.
-        """
-        K = self.num_flows if num_flows is None else num_flows
-        contexts: Sequence[Tensor | None] = [None] * self.num_flows
-        if self.context is not None and context is not None:
-            contexts = self.context(context).chunk(self.num_flows, -1)
-        total = z.new_zeros(z.shape[:-1])
-        for k in range(K - 1, -1, -1) if inverted else range(K):
-            z, ladj = (self.inverse_layer if inverted else self.layer)(k, z, contexts[k])
-            total = total + ladj
-        return z, total
-
-    def layer(self, k: int, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        """z_k and ladj_k from z_{k-1}."""
-        raise NotImplementedError
-
-    def inverse_layer(self, k: int, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        """z_{k-1} and -ladj_k from z_k."""
-        raise NotImplementedError
+    def contexts(self, context: Tensor | None) -> Sequence[Tensor | None]:
+        if self.context is None or context is None:
+            return [None] * self.num_flows
+        return self.context(context).chunk(self.num_flows, -1)

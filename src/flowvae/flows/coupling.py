@@ -39,8 +39,7 @@ class CouplingFlow(NeuralFlow):
         >>> import torch
         >>> flow = CouplingFlow(dim=3, num_flows=4).double()
         >>> z = torch.randn(7, 3).double()
-        >>> z_K, ladj = flow(z)
-        >>> torch.allclose(flow(z_K, inverted=True)[0], z)
+        >>> torch.allclose(flow().inv(flow()(z)), z)
         True
     """
 

@@ -12,11 +12,15 @@ so K reflections cost three small products and no loop over k.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["Reflections", "householder_flow", "householder_flow_inverse", "matvec"]
+from flowvae.flows.bijection import Bijection
+
+__all__ = ["HouseholderTransform", "Reflections", "matvec"]
 
 
 class Reflections:
@@ -55,43 +59,38 @@ class Reflections:
         return z - matvec(self.units.mT, matvec(self.core.mT, matvec(self.units, z)))
 
 
-def householder_flow(
-    z: Float[Tensor, "*#batch D"], v: Float[Tensor, "*#params K D"]
-) -> tuple[Float[Tensor, "*out D"], Float[Tensor, "*out"]]:
-    """Reflect z at K hyperplanes, one after the other.
+class HouseholderTransform(Bijection):
+    """K reflections at hyperplanes, one after the other: a rotation, so ladj = 0.
 
     Args:
-        z: points, (..., D).
         v: normals of the hyperplanes, of any length, (..., K, D); v = 0 is the identity.
-
-    Returns:
-        z_K, (..., D), and log|det ∂z_K/∂z| = 0, (...).
 
     Source: "Improving Variational Auto-Encoders using Householder Flow", arXiv 1611.09630.
 
     Examples:
         >>> import torch
-        >>> householder_flow(torch.tensor([3.0, 4.0]), torch.tensor([[1.0, 0.0]]))
+        >>> flow = HouseholderTransform(torch.tensor([[1.0, 0.0]]))
+        >>> flow.forward_and_ladj(torch.tensor([3.0, 4.0]))
         (tensor([-3.,  4.]), tensor(0.))
     """
-    z_K = Reflections(v).apply_transposed(z)
-    return z_K, z_K.new_zeros(z_K.shape[:-1])
 
+    layered: ClassVar = {"v": 1}
 
-def householder_flow_inverse(
-    z_K: Float[Tensor, "*#batch D"], v: Float[Tensor, "*#params K D"]
-) -> tuple[Float[Tensor, "*out D"], Float[Tensor, "*out"]]:
-    """The same reflections in reverse order: the inverse of :func:`householder_flow`.
+    def __init__(self, v: Float[Tensor, "*#params K D"]) -> None:
+        super().__init__()
+        self.v = v
 
-    Args:
-        z_K: points, (..., D).
-        v: (..., K, D).
+    def forward_and_ladj(
+        self, z: Float[Tensor, "*#batch D"]
+    ) -> tuple[Float[Tensor, "*out D"], Float[Tensor, "*out"]]:
+        z_K = Reflections(self.v).apply_transposed(z)
+        return z_K, z_K.new_zeros(z_K.shape[:-1])
 
-    Returns:
-        z, (..., D), and the log-determinant 0, (...).
-    """
-    z = Reflections(v).apply(z_K)
-    return z, z.new_zeros(z.shape[:-1])
+    def inverse_and_ladj(
+        self, z_K: Float[Tensor, "*#batch D"]
+    ) -> tuple[Float[Tensor, "*out D"], Float[Tensor, "*out"]]:
+        z = Reflections(self.v).apply(z_K)
+        return z, z.new_zeros(z.shape[:-1])
 
 
 def matvec(a: Tensor, x: Tensor) -> Tensor:

@@ -13,17 +13,26 @@ Letters are the paper's. For k = 1..K, with t_k = tanh(a_k):
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributions import Independent, Normal, TransformedDistribution
 
 from flowvae.flows import reference
+from flowvae.flows.bijection import Bijection
 from flowvae.kernels.planar import ops
 from flowvae.precision import at_least_float32
 
-__all__ = ["CONSTRAINTS", "Constraint", "planar_flow", "planar_flow_inverse"]
+__all__ = [
+    "CONSTRAINTS",
+    "Constraint",
+    "PlanarFlow",
+    "PlanarTransform",
+    "planar_flow",
+    "planar_flow_inverse",
+]
 
 Constraint = Literal["paper", "centred"]
 CONSTRAINTS: tuple[Constraint, ...] = get_args(Constraint)
@@ -111,6 +120,97 @@ def planar_flow_inverse(
         (True, True)
     """
     return _dispatch(z_K, w, u, b, constraint, inverted=True)
+
+
+class PlanarTransform(Bijection):
+    """K planar flows as a :class:`Bijection`.
+
+    Args:
+        w: directions, (..., K, D).
+        u: unconstrained shifts, (..., K, D).
+        b: offsets, (..., K).
+        constraint: ``"paper"`` or ``"centred"``, see :func:`flowvae.flows.planar_flow`.
+        cache_size: 1 keeps the last pair of points, as in ``torch.distributions``.
+
+    Source: "Variational Inference with Normalizing Flows", arXiv 1505.05770.
+
+    Examples:
+        >>> import torch
+        >>> from torch.distributions import Independent, Normal, TransformedDistribution
+        >>> from flowvae.flows import PlanarTransform
+        >>> flow = PlanarTransform(torch.randn(3, 2), torch.randn(3, 2), torch.randn(3))
+        >>> base = Independent(Normal(torch.zeros(2), torch.ones(2)), 1)
+        >>> q = TransformedDistribution(base, [flow])
+        >>> q.log_prob(torch.randn(5, 2)).shape   # at points it did not draw: the exact inverse
+        torch.Size([5])
+        >>> z, ladj = flow.inv.call_and_ladj(flow(torch.ones(2)))
+        >>> torch.allclose(z, torch.ones(2), atol=1e-4)
+        True
+    """
+
+    layered: ClassVar = {"w": 1, "u": 1, "b": 0}
+
+    def __init__(
+        self,
+        w: Float[Tensor, "*#params K D"],
+        u: Float[Tensor, "*#params K D"],
+        b: Float[Tensor, "*#params K"],
+        constraint: Constraint = "paper",
+        cache_size: int = 0,
+    ) -> None:
+        super().__init__(cache_size)
+        self.w, self.u, self.b = w, u, b
+        self.constraint: Constraint = constraint
+
+    def forward_and_ladj(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        return planar_flow(z, self.w, self.u, self.b, self.constraint)
+
+    def inverse_and_ladj(self, z_K: Tensor) -> tuple[Tensor, Tensor]:
+        return planar_flow_inverse(z_K, self.w, self.u, self.b, self.constraint)
+
+
+class PlanarFlow(nn.Module):
+    """A density on R^D to fit: N(0, I) through K planar flows with parameters of its own.
+
+    log q(z_K) = log N(z; 0, I) + log|det ∂z/∂z_K|,  z the inverse of the flows at z_K.
+
+    Args:
+        dim: D ≥ 1.
+        num_flows: K ≥ 0.
+        constraint: ``"centred"`` (the default: it starts and stays near the identity where u
+            is small) or ``"paper"``.
+
+    Examples:
+        >>> import torch
+        >>> from flowvae.flows import PlanarFlow
+        >>> flow = PlanarFlow(dim=2, num_flows=8)
+        >>> loss = -flow().log_prob(torch.randn(100, 2)).mean()
+        >>> loss.backward()
+        >>> flow().sample((5,)).shape
+        torch.Size([5, 2])
+    """
+
+    zeros: Tensor
+
+    def __init__(self, dim: int, num_flows: int, constraint: Constraint = "centred") -> None:
+        super().__init__()
+        if dim < 1 or num_flows < 0:
+            raise ValueError(
+                f"dim, num_flows: expected at least 1 and 0, got {dim} and {num_flows}"
+            )
+        if constraint not in CONSTRAINTS:
+            raise ValueError(f"constraint: expected one of {CONSTRAINTS}, got {constraint!r}")
+        self.constraint: Constraint = constraint
+        self.w = nn.Parameter(torch.randn(num_flows, dim) / dim**0.5)
+        self.u = nn.Parameter(0.1 * torch.randn(num_flows, dim))
+        self.b = nn.Parameter(torch.randn(num_flows))
+        self.register_buffer("zeros", torch.zeros(dim), persistent=False)
+
+    def forward(self) -> TransformedDistribution:
+        """The distribution at the present parameters."""
+        base = Independent(Normal(self.zeros, 1.0, validate_args=False), 1, validate_args=False)
+        flow = PlanarTransform(self.w, self.u, self.b, self.constraint)
+        return TransformedDistribution(base, [flow], validate_args=False)
 
 
 def _dispatch(

@@ -12,91 +12,88 @@ r' = r (r + s_k) / (r + α_k), a quadratic equation in r: the inverse has a clos
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import softplus
 
-__all__ = ["radial_flow", "radial_flow_inverse"]
+from flowvae.flows.bijection import Bijection
+
+__all__ = ["RadialTransform"]
 
 # α below it would make a layer's Jacobian at its centre, s/α, leave float32.
 _LEAST_ALPHA = 1e-6
 
 
-def radial_flow(
-    z: Float[Tensor, "*#batch D"],
-    centre: Float[Tensor, "*#params K D"],
-    alpha: Float[Tensor, "*#params K"],
-    beta: Float[Tensor, "*#params K"],
-) -> tuple[Float[Tensor, "*out D"], Float[Tensor, "*out"]]:
-    """Push z through K radial flows, which draw points towards a centre or away from it.
+class RadialTransform(Bijection):
+    """K radial flows, which draw points towards a centre or away from it.
+
+    The inverse has a closed form: r = ½ (r' - s + √((r' - s)² + 4 α r')), computed in the form that
+    does not cancel.
 
     Args:
-        z: points, (..., D).
         centre: c, (..., K, D).
         alpha: unconstrained; softplus(alpha) is the width, (..., K).
         beta: unconstrained, (..., K). A layer is the identity where beta = alpha.
-
-    Returns:
-        z_K, (..., D), and Σ_k log|det ∂z_k/∂z_{k-1}|, (...), in nats.
 
     Source: "Variational Inference with Normalizing Flows", arXiv 1505.05770.
 
     Examples:
         >>> import torch
         >>> z, c, a, b = (torch.randn(*s).double() for s in ((5, 2), (3, 2), (3,), (3,)))
-        >>> z_K, ladj = radial_flow(z, c, a, b)
-        >>> torch.allclose(radial_flow_inverse(z_K, c, a, b)[0], z)
+        >>> flow = RadialTransform(c, a, b)
+        >>> torch.allclose(flow.inv(flow(z)), z)
         True
     """
-    width, s = _constrained(alpha, beta)
-    distances = []
-    layers = zip(centre.unbind(-2), width.unbind(-1), (s - width).unbind(-1), strict=True)
-    for centre_k, width_k, beta_hat in layers:
-        offset = z - centre_k
-        r = _norm(offset)
-        # The division first: a vector no longer than 1, whatever the parameters are.
-        unit = offset / (width_k + r).unsqueeze(-1)
-        z = z + beta_hat.unsqueeze(-1) * unit
-        distances.append(r)
-    return z, _ladj(z, distances, width, s)
 
+    layered: ClassVar = {"centre": 1, "alpha": 0, "beta": 0}
 
-def radial_flow_inverse(
-    z_K: Float[Tensor, "*#batch D"],
-    centre: Float[Tensor, "*#params K D"],
-    alpha: Float[Tensor, "*#params K"],
-    beta: Float[Tensor, "*#params K"],
-) -> tuple[Float[Tensor, "*out D"], Float[Tensor, "*out"]]:
-    """Pull z_K back through K radial flows: the exact inverse of :func:`radial_flow`.
+    def __init__(
+        self,
+        centre: Float[Tensor, "*#params K D"],
+        alpha: Float[Tensor, "*#params K"],
+        beta: Float[Tensor, "*#params K"],
+    ) -> None:
+        super().__init__()
+        self.centre, self.alpha, self.beta = centre, alpha, beta
 
-    r = ½ (r' - s + √((r' - s)² + 4 α r')), in the form that does not cancel.
+    def forward_and_ladj(
+        self, z: Float[Tensor, "*#batch D"]
+    ) -> tuple[Float[Tensor, "*out D"], Float[Tensor, "*out"]]:
+        width, s = _constrained(self.alpha, self.beta)
+        distances = []
+        layers = zip(self.centre.unbind(-2), width.unbind(-1), (s - width).unbind(-1), strict=True)
+        for centre, width_k, beta_hat in layers:
+            offset = z - centre
+            r = _norm(offset)
+            # The division first: a vector no longer than 1, whatever the parameters are.
+            unit = offset / (width_k + r).unsqueeze(-1)
+            z = z + beta_hat.unsqueeze(-1) * unit
+            distances.append(r)
+        return z, _ladj(z, distances, width, s)
 
-    Args:
-        z_K: points, (..., D).
-        centre: c, (..., K, D).
-        alpha: unconstrained, (..., K).
-        beta: unconstrained, (..., K).
-
-    Returns:
-        z, (..., D), and log|det ∂z/∂z_K| = -Σ_k ladj_k, (...), in nats.
-    """
-    width, s = _constrained(alpha, beta)
-    z, distances = z_K, []
-    for k in range(centre.shape[-2] - 1, -1, -1):
-        offset = z - centre[..., k, :]
-        a, s_k, far = width[..., k], s[..., k], _norm(offset)
-        difference = far - s_k
-        root = torch.hypot(difference, 2 * (a * far).sqrt())
-        outside = difference > 0
-        r = torch.where(
-            outside,
-            0.5 * (difference + root),
-            2 * a * far / (root - torch.where(outside, 0.0, difference)),
-        )
-        z = centre[..., k, :] + offset * ((r + a) / (r + s_k)).unsqueeze(-1)
-        distances.append(r)
-    return z, -_ladj(z, distances[::-1], width, s)
+    def inverse_and_ladj(
+        self, z_K: Float[Tensor, "*#batch D"]
+    ) -> tuple[Float[Tensor, "*out D"], Float[Tensor, "*out"]]:
+        width, s = _constrained(self.alpha, self.beta)
+        z, distances = z_K, []
+        for k in range(self.num_flows - 1, -1, -1):
+            centre, a, s_k = self.centre[..., k, :], width[..., k], s[..., k]
+            offset = z - centre
+            far = _norm(offset)
+            difference = far - s_k
+            root = torch.hypot(difference, 2 * (a * far).sqrt())
+            outside = difference > 0
+            r = torch.where(
+                outside,
+                0.5 * (difference + root),
+                2 * a * far / (root - torch.where(outside, 0.0, difference)),
+            )
+            z = centre + offset * ((r + a) / (r + s_k)).unsqueeze(-1)
+            distances.append(r)
+        return z, -_ladj(z, distances[::-1], width, s)
 
 
 def _constrained(alpha: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from flowvae.errors import UserError
+from flowvae.flows.layered import LayeredFlow
 
 __all__ = ["SplineFlow"]
 
 
-class SplineFlow(nn.Module):
+class SplineFlow(LayeredFlow):
     """K coupling layers of monotonic rational-quadratic splines on [-5, 5]^D, the identity outside.
 
     Half of the coordinates go through splines that depend on the context alone, the other half
@@ -31,7 +31,7 @@ class SplineFlow(nn.Module):
     def __init__(
         self, dim: int, num_flows: int, hidden_dims: Sequence[int] = (128,), context_dim: int = 0
     ) -> None:
-        super().__init__()
+        super().__init__(num_flows)
         try:
             from zuko.flows import NSF
         except ImportError:
@@ -39,7 +39,6 @@ class SplineFlow(nn.Module):
                 "posterior: spline needs zuko, which is not installed; "
                 "pip install 'flowvae[spline]'"
             ) from None
-        self.num_flows = num_flows
         self.layers = nn.ModuleList()
         if num_flows:
             flow = NSF(
@@ -47,22 +46,8 @@ class SplineFlow(nn.Module):
             )
             self.layers.extend(flow.transform.transforms)  # pyright: ignore
 
-    def forward(
-        self,
-        z: Float[Tensor, "*#batch D"],
-        context: Float[Tensor, "*#batch C"] | None = None,
-        num_flows: int | None = None,
-        inverted: bool = False,
-    ) -> tuple[Float[Tensor, "*out D"], Float[Tensor, "*out"]]:
-        """Push z through the first ``num_flows`` layers (all, if not given), or pull it back.
+    def layer(self, k: int, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        return self.layers[k](context).call_and_ladj(z)
 
-        Returns:
-            The point, and the log-determinant of the map that was taken, in nats.
-        """
-        K = self.num_flows if num_flows is None else num_flows
-        total = z.new_zeros(z.shape[:-1])
-        for k in range(K - 1, -1, -1) if inverted else range(K):
-            transform = self.layers[k](context)
-            z, ladj = (transform.inv if inverted else transform).call_and_ladj(z)
-            total = total + ladj
-        return z, total
+    def inverse_layer(self, k: int, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        return self.layers[k](context).inv.call_and_ladj(z)

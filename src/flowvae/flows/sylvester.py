@@ -19,13 +19,15 @@ flow, and z = z' - Q R tanh(t). The paper gives none.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from flowvae.flows.bijection import Bijection
 from flowvae.flows.householder import Reflections, matvec
 from flowvae.flows.reference import _log_abs_det, _Root
 
@@ -34,8 +36,7 @@ __all__ = [
     "FlipBasis",
     "GramSchmidtBasis",
     "HouseholderBasis",
-    "sylvester_flow",
-    "sylvester_flow_inverse",
+    "SylvesterTransform",
 ]
 
 
@@ -108,6 +109,9 @@ class HouseholderBasis(Basis):
 class FlipBasis(Basis):
     """Q_k is the identity for even k and reverses the coordinates for odd k; M = D."""
 
+    def __init__(self, vectors: None = None) -> None:
+        del vectors  # it has none
+
     def project(self, k: int, z: Tensor) -> Tensor:
         return z.flip(-1) if k % 2 else z
 
@@ -115,26 +119,17 @@ class FlipBasis(Basis):
         return self.project(k, y)
 
 
-def sylvester_flow(
-    z: Float[Tensor, "*#batch D"],
-    basis: Basis,
-    off_diagonal: Float[Tensor, "*#params K M M"],
-    diag_1: Float[Tensor, "*#params K M"],
-    diag_2: Float[Tensor, "*#params K M"],
-    b: Float[Tensor, "*#params K M"],
-) -> tuple[Float[Tensor, "*out D"], Float[Tensor, "*out"]]:
-    """Push z through K Sylvester flows.
+class SylvesterTransform(Bijection):
+    """K Sylvester flows. The inverse takes M scalar equations per layer, one after the other; its
+    gradients are those of the implicit function theorem.
 
     Args:
-        z: points, (..., D).
-        basis: Q.
         off_diagonal: above its diagonal that of R, below it that of R̃ transposed, (..., K, M, M).
         diag_1: unconstrained; tanh of it is the diagonal of R, (..., K, M).
         diag_2: likewise of R̃, (..., K, M).
         b: offsets, (..., K, M).
-
-    Returns:
-        z_K, (..., D), and Σ_k log|det ∂z_k/∂z_{k-1}|, (...), in nats.
+        vectors: what the basis Q is made of; none for :class:`FlipBasis`.
+        basis: how.
 
     Source: "Sylvester Normalizing Flows for Variational Inference", arXiv 1803.05649.
 
@@ -142,52 +137,58 @@ def sylvester_flow(
         >>> import torch
         >>> z, full, d_1, d_2, b = (torch.randn(*s).double() for s in
         ...                         ((5, 4), (2, 4, 4), (2, 4), (2, 4), (2, 4)))
-        >>> z_K, ladj = sylvester_flow(z, FlipBasis(), full, d_1, d_2, b)
-        >>> torch.allclose(sylvester_flow_inverse(z_K, FlipBasis(), full, d_1, d_2, b)[0], z)
+        >>> flow = SylvesterTransform(full, d_1, d_2, b)
+        >>> torch.allclose(flow.inv(flow(z)), z)
         True
     """
-    r_1, r_2, c, log_s = _constrained(off_diagonal, diag_1, diag_2)
-    a_all = []
-    for k, (r_1k, r_2k, b_k) in enumerate(_layers(r_1, r_2, b)):
-        a = matvec(r_2k, basis.project(k, z)) + b_k
-        z = z + basis.expand(k, matvec(r_1k, torch.tanh(a)))
-        a_all.append(a)
-    return z, _ladj(z, a_all, c, log_s)
 
+    layered: ClassVar = {"off_diagonal": 2, "diag_1": 1, "diag_2": 1, "b": 1, "vectors": 2}
 
-def sylvester_flow_inverse(
-    z_K: Float[Tensor, "*#batch D"],
-    basis: Basis,
-    off_diagonal: Float[Tensor, "*#params K M M"],
-    diag_1: Float[Tensor, "*#params K M"],
-    diag_2: Float[Tensor, "*#params K M"],
-    b: Float[Tensor, "*#params K M"],
-) -> tuple[Float[Tensor, "*out D"], Float[Tensor, "*out"]]:
-    """Pull z_K back through K Sylvester flows: the exact inverse of :func:`sylvester_flow`.
+    def __init__(
+        self,
+        off_diagonal: Float[Tensor, "*#params K M M"],
+        diag_1: Float[Tensor, "*#params K M"],
+        diag_2: Float[Tensor, "*#params K M"],
+        b: Float[Tensor, "*#params K M"],
+        vectors: Float[Tensor, "*#params K _ _"] | None = None,
+        basis: Callable[..., Basis] = FlipBasis,
+    ) -> None:
+        super().__init__()
+        self.off_diagonal, self.diag_1, self.diag_2, self.b = off_diagonal, diag_1, diag_2, b
+        self.vectors, self.basis = vectors, basis
 
-    Takes M scalar equations per layer, one after the other. Gradients are those of the implicit
-    function theorem.
+    def forward_and_ladj(
+        self, z: Float[Tensor, "*#batch D"]
+    ) -> tuple[Float[Tensor, "*out D"], Float[Tensor, "*out"]]:
+        r_1, r_2, c, log_s = self._constrained()
+        basis, a_all = self.basis(self.vectors), []
+        for k, (r_1k, r_2k, b_k) in enumerate(_layers(r_1, r_2, self.b)):
+            a = matvec(r_2k, basis.project(k, z)) + b_k
+            z = z + basis.expand(k, matvec(r_1k, torch.tanh(a)))
+            a_all.append(a)
+        return z, _ladj(z, a_all, c, log_s)
 
-    Args:
-        z_K: points, (..., D).
-        basis: Q.
-        off_diagonal: (..., K, M, M).
-        diag_1: (..., K, M).
-        diag_2: (..., K, M).
-        b: (..., K, M).
+    def inverse_and_ladj(
+        self, z_K: Float[Tensor, "*#batch D"]
+    ) -> tuple[Float[Tensor, "*out D"], Float[Tensor, "*out"]]:
+        r_1, r_2, c, log_s = self._constrained()
+        products = (r_2 @ r_1).unbind(-3)
+        z, basis, a_all = z_K, self.basis(self.vectors), []
+        for k, (r_1k, r_2k, b_k) in reversed(list(enumerate(_layers(r_1, r_2, self.b)))):
+            tau = matvec(r_2k, basis.project(k, z)) + b_k
+            a = _solve(tau, products[k], c[..., k, :], log_s[..., k, :])
+            z = z - basis.expand(k, matvec(r_1k, torch.tanh(a)))
+            a_all.append(a)
+        return z, -_ladj(z, a_all[::-1], c, log_s)
 
-    Returns:
-        z, (..., D), and log|det ∂z/∂z_K| = -Σ_k ladj_k, (...), in nats.
-    """
-    r_1, r_2, c, log_s = _constrained(off_diagonal, diag_1, diag_2)
-    products = (r_2 @ r_1).unbind(-3)
-    z, a_all = z_K, []
-    for k, (r_1k, r_2k, b_k) in reversed(list(enumerate(_layers(r_1, r_2, b)))):
-        tau = matvec(r_2k, basis.project(k, z)) + b_k
-        a = _solve(tau, products[k], c[..., k, :], log_s[..., k, :])
-        z = z - basis.expand(k, matvec(r_1k, torch.tanh(a)))
-        a_all.append(a)
-    return z, -_ladj(z, a_all[::-1], c, log_s)
+    def _constrained(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """R, R̃, the products c_i = R_ii R̃_ii of their diagonals, and log(1 + c_i)."""
+        d_1, d_2 = self.diag_1, self.diag_2
+        t_1, t_2 = d_1.tanh(), d_2.tanh()
+        r_1 = self.off_diagonal.triu(1) + torch.diag_embed(t_1)
+        r_2 = self.off_diagonal.tril(-1).mT + torch.diag_embed(t_2)
+        # 1 + tanh x tanh y = cosh(x + y) / (cosh x cosh y): finite where c rounds to -1.
+        return r_1, r_2, t_1 * t_2, _log_cosh(d_1 + d_2) - _log_cosh(d_1) - _log_cosh(d_2)
 
 
 def _layers(r_1: Tensor, r_2: Tensor, b: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -207,18 +208,6 @@ def _solve(tau: Tensor, product: Tensor, c: Tensor, log_s: Tensor) -> Tensor:
             _Root.apply(right, *torch.broadcast_tensors(c[..., i], log_s[..., i], right)[:2])
         )
     return torch.stack(found[::-1], -1)
-
-
-def _constrained(
-    off_diagonal: Tensor, diag_1: Tensor, diag_2: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """R, R̃, the products c_i = R_ii R̃_ii of their diagonals, and log(1 + c_i)."""
-    t_1, t_2 = diag_1.tanh(), diag_2.tanh()
-    r_1 = off_diagonal.triu(1) + torch.diag_embed(t_1)
-    r_2 = off_diagonal.tril(-1).mT + torch.diag_embed(t_2)
-    # 1 + tanh x tanh y = cosh(x + y) / (cosh x cosh y): finite where c rounds to -1.
-    log_s = _log_cosh(diag_1 + diag_2) - _log_cosh(diag_1) - _log_cosh(diag_2)
-    return r_1, r_2, t_1 * t_2, log_s
 
 
 def _log_cosh(x: Tensor) -> Tensor:

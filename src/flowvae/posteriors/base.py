@@ -9,12 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from flowvae.config.options import NumFlows
-from flowvae.distributions import (
-    DiagonalGaussian,
-    FlowDistribution,
-    LatentDistribution,
-    ParametricFlowDistribution,
-)
+from flowvae.distributions import DiagonalGaussian, FlowDistribution
+from flowvae.flows.bijection import Bijection
 from flowvae.precision import at_least_float32
 
 __all__ = ["FlowPosterior", "check_sizes"]
@@ -23,8 +19,7 @@ __all__ = ["FlowPosterior", "check_sizes"]
 class FlowPosterior(nn.Module):
     """q(z|x): a diagonal Gaussian through K flows, every parameter an affine map of the features.
 
-    A family writes :meth:`parameter_shapes`, and :meth:`flow` with :meth:`flow_inverse` (or
-    :meth:`distribution`, if it has a distribution of its own). K = 0 is the plain Gaussian.
+    A family writes :meth:`parameter_shapes` and :meth:`bijection`. K = 0 is the plain Gaussian.
 
     Args:
         in_features: width H of the encoder's output.
@@ -57,20 +52,11 @@ class FlowPosterior(nn.Module):
         """Name and shape of every parameter of the K flows; K comes first."""
         raise NotImplementedError
 
-    def flow(self, z: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
-        """(z, *parameters) -> (z_K, Σ_k ladj_k), parameters (..., *shape) in their order."""
+    def bijection(self, *parameters: Tensor) -> Bijection:
+        """The flows with these parameters, (..., *shape) each, in their order."""
         raise NotImplementedError
 
-    def flow_inverse(self, z_K: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
-        """(z_K, *parameters) -> (z, -Σ_k ladj_k)."""
-        raise NotImplementedError
-
-    def distribution(self, base: DiagonalGaussian, *parameters: Tensor) -> FlowDistribution:
-        """The distribution with these parameters, each (..., *shape)."""
-        ranks = [len(shape) - 1 for shape in self._shapes.values()]
-        return ParametricFlowDistribution(base, self.flow, self.flow_inverse, parameters, ranks)
-
-    def forward(self, features: Float[Tensor, "*batch H"]) -> LatentDistribution:
+    def forward(self, features: Float[Tensor, "*batch H"]) -> FlowDistribution:
         loc, log_var, *flat = at_least_float32(self.heads(features)).split(self._sizes, -1)
         base = DiagonalGaussian(loc, log_var)
         if self.amortized:
@@ -79,7 +65,7 @@ class FlowPosterior(nn.Module):
             found = [p.view(*lead, *shape) for p, shape in zip(flat, shapes, strict=True)]
         else:
             found = [self.shared[name] for name in self._shapes]
-        return self.distribution(base, *found)
+        return FlowDistribution(base, self.bijection(*found))
 
 
 def check_sizes(latent_dim: int, num_flows: int = 0) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from flowvae.flows.householder import householder_flow, householder_flow_inverse
+from flowvae.flows.householder import HouseholderTransform
 from flowvae.posteriors.base import FlowPosterior
 
 __all__ = ["HouseholderPosterior"]
@@ -29,8 +29,5 @@ class HouseholderPosterior(FlowPosterior):
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         return {"v": (self.num_flows, self.latent_dim)}
 
-    def flow(self, z: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
-        return householder_flow(z, *parameters)
-
-    def flow_inverse(self, z_K: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
-        return householder_flow_inverse(z_K, *parameters)
+    def bijection(self, *parameters: Tensor) -> HouseholderTransform:
+        return HouseholderTransform(*parameters)

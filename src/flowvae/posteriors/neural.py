@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from flowvae.config.options import NumFlows, Widths
-from flowvae.distributions import DiagonalGaussian, LatentDistribution, NeuralFlowDistribution
+from flowvae.distributions import DiagonalGaussian, FlowDistribution
 from flowvae.flows.autoregressive import InverseAutoregressiveFlow
 from flowvae.flows.coupling import CouplingFlow
+from flowvae.flows.layered import LayeredFlow
 from flowvae.flows.spline import SplineFlow
 from flowvae.posteriors.base import check_sizes
 from flowvae.precision import at_least_float32
@@ -27,7 +30,7 @@ class _NeuralPosterior(nn.Module):
         amortized: whether the networks see the features; else they see z alone.
     """
 
-    flow_class: type[nn.Module]
+    flow_class: Callable[..., LayeredFlow]
     standardized = False
 
     def __init__(
@@ -43,12 +46,12 @@ class _NeuralPosterior(nn.Module):
         self.num_flows, self.amortized = num_flows, amortized
         self.heads = nn.Linear(in_features, 2 * latent_dim)
         context_dim = in_features if amortized else 0
-        self.flow = self.flow_class(latent_dim, num_flows, hidden_dims, context_dim)
+        self.flow = type(self).flow_class(latent_dim, num_flows, hidden_dims, context_dim)
 
-    def forward(self, features: Float[Tensor, "*batch H"]) -> LatentDistribution:
+    def forward(self, features: Float[Tensor, "*batch H"]) -> FlowDistribution:
         base = DiagonalGaussian(*at_least_float32(self.heads(features)).chunk(2, -1))
         context = at_least_float32(features) if self.amortized else None
-        return NeuralFlowDistribution(base, self.flow, context, self.num_flows, self.standardized)
+        return FlowDistribution(base, self.flow(context), self.standardized)
 
 
 class IAFPosterior(_NeuralPosterior):

@@ -5,8 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from flowvae.config.options import NumFlows
-from flowvae.distributions import DiagonalGaussian, PlanarFlowDistribution
-from flowvae.flows.planar import CONSTRAINTS, Constraint
+from flowvae.flows.planar import CONSTRAINTS, Constraint, PlanarTransform
 from flowvae.posteriors.base import FlowPosterior
 
 __all__ = ["PlanarPosterior"]
@@ -53,6 +52,5 @@ class PlanarPosterior(FlowPosterior):
         K, D = self.num_flows, self.latent_dim
         return {"w": (K, D), "u": (K, D), "b": (K,)}
 
-    def distribution(self, base: DiagonalGaussian, *parameters: Tensor) -> PlanarFlowDistribution:
-        w, u, b = parameters
-        return PlanarFlowDistribution(base, w, u, b, self.constraint)
+    def bijection(self, *parameters: Tensor) -> PlanarTransform:
+        return PlanarTransform(*parameters, constraint=self.constraint)

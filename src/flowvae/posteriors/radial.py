@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from flowvae.flows.radial import radial_flow, radial_flow_inverse
+from flowvae.flows.radial import RadialTransform
 from flowvae.posteriors.base import FlowPosterior
 
 __all__ = ["RadialPosterior"]
@@ -13,7 +13,7 @@ __all__ = ["RadialPosterior"]
 class RadialPosterior(FlowPosterior):
     """q(z|x): a diagonal Gaussian through K radial flows.
 
-    See :func:`flowvae.flows.radial_flow`. Heads: μ (D), log σ² (D), centre (K, D), alpha (K),
+    See :class:`flowvae.flows.RadialTransform`. Heads: μ (D), log σ² (D), centre (K, D), alpha (K),
     beta (K). Arguments are those of
     :class:`FlowPosterior`.
 
@@ -30,8 +30,5 @@ class RadialPosterior(FlowPosterior):
         K, D = self.num_flows, self.latent_dim
         return {"centre": (K, D), "alpha": (K,), "beta": (K,)}
 
-    def flow(self, z: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
-        return radial_flow(z, *parameters)
-
-    def flow_inverse(self, z_K: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
-        return radial_flow_inverse(z_K, *parameters)
+    def bijection(self, *parameters: Tensor) -> RadialTransform:
+        return RadialTransform(*parameters)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from flowvae.config.options import NumFlows, PositiveInt
@@ -10,8 +12,7 @@ from flowvae.flows.sylvester import (
     FlipBasis,
     GramSchmidtBasis,
     HouseholderBasis,
-    sylvester_flow,
-    sylvester_flow_inverse,
+    SylvesterTransform,
 )
 from flowvae.posteriors.base import FlowPosterior
 
@@ -26,23 +27,18 @@ class _SylvesterPosterior(FlowPosterior):
     """M units a layer: heads off_diagonal (K, M, M), diag_1, diag_2 and b (K, M), and the basis."""
 
     hidden_units: int
+    basis: Callable[..., Basis]
 
     def basis_shapes(self) -> dict[str, tuple[int, ...]]:
         return {}
-
-    def basis(self, *parameters: Tensor) -> Basis:
-        raise NotImplementedError
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         K, M = self.num_flows, self.hidden_units
         shapes = {"off_diagonal": (K, M, M), "diag_1": (K, M), "diag_2": (K, M), "b": (K, M)}
         return {**shapes, **self.basis_shapes()}
 
-    def flow(self, z: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
-        return sylvester_flow(z, self.basis(*parameters[4:]), *parameters[:4])
-
-    def flow_inverse(self, z_K: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
-        return sylvester_flow_inverse(z_K, self.basis(*parameters[4:]), *parameters[:4])
+    def bijection(self, *parameters: Tensor) -> SylvesterTransform:
+        return SylvesterTransform(*parameters, basis=type(self).basis)
 
 
 class OrthogonalSylvesterPosterior(_SylvesterPosterior):
@@ -64,6 +60,8 @@ class OrthogonalSylvesterPosterior(_SylvesterPosterior):
         torch.Size([6])
     """
 
+    basis = GramSchmidtBasis
+
     def __init__(
         self,
         in_features: int,
@@ -77,9 +75,6 @@ class OrthogonalSylvesterPosterior(_SylvesterPosterior):
 
     def basis_shapes(self) -> dict[str, tuple[int, ...]]:
         return {"columns": (self.num_flows, self.latent_dim, self.hidden_units)}
-
-    def basis(self, *parameters: Tensor) -> Basis:
-        return GramSchmidtBasis(*parameters)
 
 
 class HouseholderSylvesterPosterior(_SylvesterPosterior):
@@ -101,6 +96,8 @@ class HouseholderSylvesterPosterior(_SylvesterPosterior):
         torch.Size([6])
     """
 
+    basis = HouseholderBasis
+
     def __init__(
         self,
         in_features: int,
@@ -114,9 +111,6 @@ class HouseholderSylvesterPosterior(_SylvesterPosterior):
 
     def basis_shapes(self) -> dict[str, tuple[int, ...]]:
         return {"v": (self.num_flows, self.num_householder, self.latent_dim)}
-
-    def basis(self, *parameters: Tensor) -> Basis:
-        return HouseholderBasis(*parameters)
 
 
 class TriangularSylvesterPosterior(_SylvesterPosterior):
@@ -134,10 +128,8 @@ class TriangularSylvesterPosterior(_SylvesterPosterior):
         torch.Size([6])
     """
 
+    basis = FlipBasis
+
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         self.hidden_units = self.latent_dim
         return super().parameter_shapes()
-
-    def basis(self, *parameters: Tensor) -> Basis:
-        del parameters  # it has none
-        return FlipBasis()
