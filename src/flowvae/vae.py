@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -17,14 +17,22 @@ from torch.distributions import Distribution
 from flowvae.config.options import build
 from flowvae.distributions import FlowSample, LatentDistribution
 from flowvae.likelihoods import ValueDistribution
-from flowvae.precision import at_least_float32, products_in
+from flowvae.precision import at_least_float32, network_products
 from flowvae.registry import LIKELIHOODS
 
 if TYPE_CHECKING:
     from flowvae.config import Config
     from flowvae.data.columns import Column
 
-__all__ = ["VAE", "ElboTerms", "build_vae", "start_at_mean"]
+__all__ = [
+    "VAE",
+    "ElboTerms",
+    "Posterior",
+    "Prior",
+    "PriorOfPosterior",
+    "build_vae",
+    "start_at_mean",
+]
 
 # Decoded values held at once when many z are decoded. On a CPU they should stay in its cache, 4 MiB
 # of float32; elsewhere large kernels are better.
@@ -65,14 +73,36 @@ class ElboTerms(NamedTuple):
         }
 
 
+@runtime_checkable
+class Posterior(Protocol):
+    """A module that maps features (..., H) to q(z|x), of batch (...) and event (D,)."""
+
+    def __call__(self, features: Tensor, /) -> LatentDistribution: ...
+
+
+@runtime_checkable
+class Prior(Protocol):
+    """A module that gives p(z), of event (D,)."""
+
+    def __call__(self) -> LatentDistribution: ...
+
+
+@runtime_checkable
+class PriorOfPosterior(Prior, Protocol):
+    """A prior that is made of the posterior, as the VampPrior is."""
+
+    def bind(self, posterior: Callable[[Tensor], LatentDistribution], /) -> None:
+        """Take q(z|x), a function of data (B, P)."""
+        ...
+
+
 class VAE(nn.Module):
     """A variational autoencoder put together from its parts.
 
     Args:
         encoder: (B, P) -> (B, H).
-        posterior_head: (B, H) -> q(z|x), a distribution with ``rsample_terms``.
-        prior: () -> p(z). One that is made of the posterior, as the VampPrior is, gets it by a
-            method ``bind(posterior)``.
+        posterior_head: (B, H) -> q(z|x), see :class:`Posterior`.
+        prior: () -> p(z), see :class:`Prior` and :class:`PriorOfPosterior`.
         decoder: (..., D) -> the likelihood's parameters, (..., likelihood.num_outputs(P)).
         likelihood: those -> p(x|z).
         latent_dim: D.
@@ -95,8 +125,8 @@ class VAE(nn.Module):
     def __init__(
         self,
         encoder: nn.Module,
-        posterior_head: nn.Module,
-        prior: nn.Module,
+        posterior_head: Posterior,
+        prior: Prior,
         decoder: nn.Module,
         likelihood: nn.Module,
         *,
@@ -113,10 +143,8 @@ class VAE(nn.Module):
         self.latent_dim = latent_dim
         self.data_shape = tuple(data_shape)
         self.columns = None if columns is None else tuple(columns)
-        # Of the networks' products: "bfloat16" while a trainer that was told so is at work.
-        self.precision = "float32"
-        if hasattr(prior, "bind"):
-            prior.bind(self.posterior)  # pyright: ignore
+        if isinstance(prior, PriorOfPosterior):
+            prior.bind(self.posterior)
 
     @property
     def data_dim(self) -> int:
@@ -141,12 +169,13 @@ class VAE(nn.Module):
     def posterior(self, x: Tensor) -> LatentDistribution:
         """q(z|x) for data x (B, P): a distribution with batch shape (B,) and event shape (D,)."""
         x = self.flatten(x)
-        with products_in(self.precision, x.device):
-            return self.posterior_head(self.encoder(x))
+        with network_products(x.device):
+            features = self.encoder(x)
+        return self.posterior_head(at_least_float32(features))
 
     def decode(self, z: Float[Tensor, "*batch D"]) -> Distribution:
         """p(x|z) for z (..., D)."""
-        with products_in(self.precision, z.device):
+        with network_products(z.device):
             parameters = self.decoder(z)
         return self.likelihood(at_least_float32(parameters))
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from flowvae.distributions import FullGaussian, LatentDistribution
 from flowvae.evaluation.estimates import ignore
+from flowvae.posteriors.base import LinearHeads
 from flowvae.vae import VAE
 
 __all__ = ["fit_posterior", "inference_gaps"]
@@ -84,13 +85,14 @@ class _Free:
         with torch.no_grad():
             features = model.encoder(x).clone()
         self.parameters = [features.requires_grad_()]
-        self.linear = getattr(self.head, "heads", None)
-        if isinstance(self.linear, nn.Linear):
+        heads = self.head.heads if isinstance(self.head, LinearHeads) else None
+        self.linear = heads if isinstance(heads, nn.Linear) else None  # one may have another
+        if self.linear is not None:
             offset = features.new_zeros(len(x), self.linear.out_features, requires_grad=True)
             self.parameters.append(offset)
 
     def posterior(self) -> LatentDistribution:
-        if not isinstance(self.linear, nn.Linear):
+        if self.linear is None:
             return self.head(self.parameters[0])
         # For this call alone: a prior may be made of the same head, on inputs of its own.
         hook = self.linear.register_forward_hook(lambda *call: call[-1] + self.parameters[1])

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from flowvae.likelihoods import ValueDistribution
 from flowvae.vae import VAE
 
 __all__ = ["grid_log_joint", "grid_log_prob", "uniform_grid"]
@@ -31,23 +32,21 @@ def grid_log_joint(
 ) -> Float[Tensor, "B G"]:
     """Log p(x, z) = log p(x|z) + log p(z) for every x at every z, in nats.
 
-    A likelihood that has ``log_prob_table`` gives all pairs in one product. ``chunk`` z are decoded
-    at once, :meth:`VAE.draws_at_once` if not given.
+    ``chunk`` z are decoded at once, :meth:`VAE.draws_at_once` if not given.
     """
     x = model.flatten(x)
     log_prior = model.prior().log_prob(z)
-    table = getattr(model.likelihood, "log_prob_table", None)
     chunk = chunk or model.draws_at_once()
     # Written in place: small results kept between large tensors break up the heap.
     found = x.new_empty(len(x), len(z))
     for start in range(0, len(z), chunk):
-        part, columns = z[start : start + chunk], slice(start, start + chunk)
-        if table is not None:
-            found[:, columns] = table(model.decoder(part), x)
+        some = slice(start, start + chunk)
+        p = model.decode(z[some])
+        if isinstance(p, ValueDistribution):
+            found[:, some] = p.log_prob_pairs(x)
             continue
-        p = model.decode(part)
         for row, datum in zip(found, x, strict=True):
-            row[columns] = p.log_prob(datum.expand(len(part), -1))
+            row[some] = p.log_prob(datum.expand(len(z[some]), -1))
     return found + log_prior
 
 

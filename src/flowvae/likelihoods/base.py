@@ -156,6 +156,13 @@ class ValueDistribution(Distribution):
     def log_prob(self, value: Tensor) -> Tensor:
         return self.log_prob_values(value).sum(-1)
 
+    def log_prob_pairs(self, value: Tensor) -> Tensor:
+        """Log p of each of B values (B, P) under each of G distributions: (B, G), in nats."""
+        found = value.new_empty(len(value), *self.batch_shape)
+        for row, datum in zip(found, value, strict=True):
+            row.copy_(self.log_prob(datum.expand(*self.batch_shape, -1)))
+        return found
+
     def draw(self, shape: torch.Size, generator: torch.Generator | None) -> Tensor:
         """Draws of this shape, (*sample_shape, ..., P)."""
         raise NotImplementedError

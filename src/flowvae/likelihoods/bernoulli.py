@@ -37,12 +37,6 @@ class Bernoulli(Likelihood):
     def outputs_at_mean(self, mean: Float[Tensor, " P"]) -> Tensor:
         return torch.logit(mean, eps=1e-3)  # a pixel that never was 1 may be so yet
 
-    def log_prob_table(
-        self, logits: Float[Tensor, "G P"], x: Float[Tensor, "B P"]
-    ) -> Float[Tensor, "B G"]:
-        """Log p(x|z) of every x at every z, in nats, by one matrix product."""
-        return x @ logits.T - functional.softplus(logits).sum(-1)
-
 
 class _Pixels(ValueDistribution):
     """Independent Bernoulli pixels. No argument is checked: grey pixels are allowed."""
@@ -54,6 +48,10 @@ class _Pixels(ValueDistribution):
     def log_prob_values(self, value: Tensor) -> Tensor:
         value, logits = torch.broadcast_tensors(value, self.logits)
         return -functional.binary_cross_entropy_with_logits(logits, value, reduction="none")
+
+    def log_prob_pairs(self, value: Tensor) -> Tensor:
+        """By one matrix product."""
+        return value @ self.logits.T - functional.softplus(self.logits).sum(-1)
 
     @property
     def mean(self) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -11,9 +12,15 @@ from torch import Tensor, nn
 from flowvae.config.options import NumFlows
 from flowvae.distributions import DiagonalGaussian, FlowDistribution
 from flowvae.flows.bijection import Bijection
-from flowvae.precision import at_least_float32
 
-__all__ = ["FlowPosterior", "check_sizes"]
+__all__ = ["FlowPosterior", "LinearHeads", "check_sizes"]
+
+
+@runtime_checkable
+class LinearHeads(Protocol):
+    """A head whose parameters of q(z|x) are the output of one linear layer."""
+
+    heads: nn.Linear
 
 
 class FlowPosterior(nn.Module):
@@ -57,7 +64,7 @@ class FlowPosterior(nn.Module):
         raise NotImplementedError
 
     def forward(self, features: Float[Tensor, "*batch H"]) -> FlowDistribution:
-        loc, log_var, *flat = at_least_float32(self.heads(features)).split(self._sizes, -1)
+        loc, log_var, *flat = self.heads(features).split(self._sizes, -1)
         base = DiagonalGaussian(loc, log_var)
         if self.amortized:
             shapes = self._shapes.values()

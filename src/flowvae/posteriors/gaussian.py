@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from flowvae.distributions import DiagonalGaussian, FullGaussian, LatentDistribution
 from flowvae.posteriors.base import check_sizes
-from flowvae.precision import at_least_float32
 
 __all__ = ["FullGaussianPosterior", "GaussianPosterior"]
 
@@ -34,7 +33,7 @@ class GaussianPosterior(nn.Module):
         self.heads = nn.Linear(in_features, 2 * latent_dim)
 
     def forward(self, features: Float[Tensor, "*batch H"]) -> LatentDistribution:
-        return DiagonalGaussian(*at_least_float32(self.heads(features)).chunk(2, -1))
+        return DiagonalGaussian(*self.heads(features).chunk(2, -1))
 
 
 class FullGaussianPosterior(nn.Module):
@@ -72,7 +71,7 @@ class FullGaussianPosterior(nn.Module):
         self.register_buffer("columns", columns, persistent=False)
 
     def forward(self, features: Float[Tensor, "*batch H"]) -> LatentDistribution:
-        loc, log_var, *rest = at_least_float32(self.heads(features)).split(self._sizes, -1)
+        loc, log_var, *rest = self.heads(features).split(self._sizes, -1)
         entries = rest[0] if self.shared is None else self.shared
         D = loc.shape[-1]
         lower = entries.new_zeros(*entries.shape[:-1], D, D)

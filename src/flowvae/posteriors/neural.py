@@ -14,7 +14,6 @@ from flowvae.flows.coupling import CouplingFlow
 from flowvae.flows.layered import LayeredFlow
 from flowvae.flows.spline import SplineFlow
 from flowvae.posteriors.base import check_sizes
-from flowvae.precision import at_least_float32
 
 __all__ = ["CouplingPosterior", "IAFPosterior", "SplinePosterior"]
 
@@ -49,8 +48,8 @@ class _NeuralPosterior(nn.Module):
         self.flow = type(self).flow_class(latent_dim, num_flows, hidden_dims, context_dim)
 
     def forward(self, features: Float[Tensor, "*batch H"]) -> FlowDistribution:
-        base = DiagonalGaussian(*at_least_float32(self.heads(features)).chunk(2, -1))
-        context = at_least_float32(features) if self.amortized else None
+        base = DiagonalGaussian(*self.heads(features).chunk(2, -1))
+        context = features if self.amortized else None
         return FlowDistribution(base, self.flow(context), self.standardized)
 
 

@@ -18,6 +18,7 @@ from flowvae.data import Batches, Dataset, Split
 from flowvae.errors import TrainingError
 from flowvae.files import write_bytes
 from flowvae.objectives import build_objective
+from flowvae.precision import networks_in
 from flowvae.training.graph import StepGraph
 from flowvae.training.means import RunningMeans
 from flowvae.training.schedules import build_schedule
@@ -111,13 +112,6 @@ class Trainer:
         over the epoch.
         """
         self.model.train()
-        self.model.precision = self.training.precision
-        try:
-            yield from self._rest_of_epoch()
-        finally:
-            self.model.precision = "float32"
-
-    def _rest_of_epoch(self) -> Iterator[ElboTerms]:
         if self.position == 0:
             self._epoch_order = self.order.get_state()
             self.means.reset()
@@ -139,7 +133,8 @@ class Trainer:
             parameter.grad = None
         found = []
         for x in xs:
-            loss, terms = self.objective(self.model, x, self.generator, self.step)
+            with networks_in(self.training.precision):
+                loss, terms = self.objective(self.model, x, self.generator, self.step)
             (loss if len(xs) == 1 else loss / len(xs)).backward()
             found.append(terms)
         terms = (

@@ -12,8 +12,8 @@ from flowvae.errors import TrainingError
 from flowvae.evaluation import evaluate_model
 from flowvae.progress import Progress
 from flowvae.runs import MODEL_FILE, Run
-from flowvae.training import Trainer
 from flowvae.training.events import EventWriter
+from flowvae.training.trainer import Trainer
 from flowvae.vae import VAE
 
 __all__ = ["fit"]
