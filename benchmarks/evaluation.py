@@ -49,14 +49,14 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
     if options.quick:
-        options.images, options.samples, options.rounds = 20, 500, 3
+        options.data, options.samples, options.rounds = 20, 500, 3
     torch.set_num_threads(options.threads)
     found = {
         "date": date.today().isoformat(),
         "machine": machine(),
         "threads": options.threads,
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
-        "importance": importance(options.images, options.samples, options.rounds),
+        "importance": importance(options.data, options.samples, options.rounds),
         "path_gradients": [path_gradient(*size, options.rounds) for size in SIZES],
     }
     docs = ROOT / "runs" / "bench-quick" if options.quick else ROOT / "docs"

@@ -96,7 +96,7 @@ def main() -> None:
 
 def _part(data: Dataset, n: int) -> Dataset:
     labels = None if data.train.labels is None else data.train.labels[:n]
-    return Dataset(data.name, Split(data.train.images[:n], labels), data.test, data.data_shape)
+    return Dataset(data.name, Split(data.train.data[:n], labels), data.test, data.data_shape)
 
 
 def _seconds(call: Call, device: str) -> float:
@@ -153,7 +153,7 @@ def _epoch(trainer: Trainer) -> Call:
 
 def _epochs(data: Dataset, rounds: int, device: str) -> dict[str, Any]:
     print("epochs", flush=True)
-    pixels = np.asarray(data.train.images).reshape(-1, 28, 28)
+    pixels = np.asarray(data.train.data).reshape(-1, 28, 28)
     assert data.train.labels is not None  # noqa: S101 - MNIST has them
     script = epoch_of_starting_script(pixels, data.train.labels.numpy(), device)
     calls: dict[str, Call] = {"starting script": script}

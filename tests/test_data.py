@@ -31,10 +31,10 @@ def mnist() -> Dataset:
 
 
 def test_bundled_mnist(mnist):
-    assert mnist.train.images.shape == (60_000, 784)
-    assert mnist.test.images.shape == (10_000, 784)
+    assert mnist.train.data.shape == (60_000, 784)
+    assert mnist.test.data.shape == (10_000, 784)
     assert mnist.data_shape == (28, 28)
-    assert mnist.train.images.dtype == torch.uint8
+    assert mnist.train.data.dtype == torch.uint8
     # Published facts of the data set.
     assert mnist.train.values().double().mean().item() == pytest.approx(0.1307, abs=1e-4)
     assert mnist.train.labels is not None
@@ -89,7 +89,7 @@ def test_idx_folder(tmp_path):
         (tmp_path / f"{split}-labels-idx1-ubyte").write_bytes(idx_bytes(labels))
     found = load_dataset(str(tmp_path))
     assert found.data_shape == (4, 3)
-    assert torch.equal(found.train.images, torch.from_numpy(images.reshape(7, 12)))
+    assert torch.equal(found.train.data, torch.from_numpy(images.reshape(7, 12)))
     assert found.test.labels is not None
     assert found.test.labels.tolist() == list(range(7))
     assert found.name == str(tmp_path.resolve())
@@ -106,12 +106,12 @@ def test_numpy_files(tmp_path):
     assert len(alone.train) == 40
     assert len(alone.test) == 10
     labelled = load_dataset(str(tmp_path / "x.npz"), test_fraction=0.2, seed=3)
-    assert torch.equal(labelled.test.images, alone.test.images)
+    assert torch.equal(labelled.test.data, alone.test.data)
     assert labelled.test.labels is not None
     expected = torch.from_numpy(x.reshape(50, 12).astype(np.float32))[labelled.test.labels]
-    assert torch.equal(labelled.test.images, expected)
+    assert torch.equal(labelled.test.data, expected)
     other = load_dataset(str(tmp_path / "x.npy"), test_fraction=0.2, seed=4)
-    assert not torch.equal(other.test.images, alone.test.images)
+    assert not torch.equal(other.test.data, alone.test.data)
 
 
 @pytest.mark.parametrize(
@@ -154,9 +154,9 @@ def test_an_npy_of_objects_runs_no_code(tmp_path):
 
 @pytest.mark.parametrize("policy", ["static", "threshold"])
 def test_fixed_binarization(mnist, policy):
-    small = Dataset("part", Split(mnist.train.images[:2000]), Split(mnist.test.images), (28, 28))
+    small = Dataset("part", Split(mnist.train.data[:2000]), Split(mnist.test.data), (28, 28))
     once, again = binarize(small, policy), binarize(small, policy)
-    assert torch.equal(once.train.images, again.train.images)
+    assert torch.equal(once.train.data, again.train.data)
     assert not once.pseudo_likelihood
     assert set(once.train.values().unique().tolist()) == {0.0, 1.0}
     grey = small.train.values()
@@ -175,7 +175,7 @@ def by_datum(found: Dataset) -> dict[int, tuple[int, ...]]:
         int(label): tuple(image.tolist())
         for split in found.splits.values()
         if split.is_binary()
-        for label, image in zip(split.labels, split.images[:], strict=True)
+        for label, image in zip(split.labels, split.data[:], strict=True)
     }
 
 
@@ -197,7 +197,7 @@ def test_a_fixed_draw_belongs_to_the_datum(form, policy, tmp_path):
             str(tmp_path / "x.npz"), policy, seed=seed, validation_fraction=0.3,
             memory_budget=budget, test_fraction=0.2,
         )  # fmt: skip
-        assert isinstance(found.test.images, FileRows) == (form == "in its file")
+        assert isinstance(found.test.data, FileRows) == (form == "in its file")
         drawn = by_datum(found)
         assert len(drawn) >= 2300 if policy == "static" else len(drawn) > 500
         assert all(expected[number] == image for number, image in drawn.items())
@@ -214,14 +214,12 @@ def test_the_draw_of_data_with_a_test_set_stays_what_it_was():
 
 
 def test_dynamic_binarization(mnist):
-    small = Dataset(
-        "part", Split(mnist.train.images[:300]), Split(mnist.test.images[:300]), (28, 28)
-    )
+    small = Dataset("part", Split(mnist.train.data[:300]), Split(mnist.test.data[:300]), (28, 28))
     dynamic = binarize(small, "dynamic")
-    assert torch.equal(dynamic.train.images, small.train.images)
+    assert torch.equal(dynamic.train.data, small.train.data)
     assert dynamic.test.is_binary()
     assert not dynamic.pseudo_likelihood
-    assert torch.equal(dynamic.test.images, binarize(small, "static").test.images)
+    assert torch.equal(dynamic.test.data, binarize(small, "static").test.data)
     generator = torch.Generator().manual_seed(0)
     batches = Batches(dynamic.train, 300, generator, dynamic=True)
     (first,), (second,) = list(batches), list(batches)
@@ -236,7 +234,7 @@ def test_an_epoch_is_every_image_once(count, batch_size, seed):
     seen = list(batches)
     assert len(seen) == len(batches)
     assert all(len(x) == batch_size for x in seen[:-1])
-    assert torch.cat(seen).sort(0).values.equal(split.images)
+    assert torch.cat(seen).sort(0).values.equal(split.data)
     again = list(Batches(split, batch_size, torch.Generator().manual_seed(seed)))
     assert torch.equal(torch.cat(again), torch.cat(seen))
 

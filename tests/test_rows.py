@@ -61,7 +61,7 @@ def test_an_epoch_from_a_file_is_every_row_once(small_blocks, tmp_path, count, b
     array = np.arange(count * 3, dtype=np.float32).reshape(count, 3)
     np.save(tmp_path / "x.npy", array)
     found = load_dataset(str(tmp_path / "x.npy"), **TINY)
-    assert isinstance(found.train.images, FileRows)
+    assert isinstance(found.train.data, FileRows)
     batches = Batches(found.train, batch_size, torch.Generator().manual_seed(seed))
     seen = list(batches)
     assert len(seen) == len(batches)
@@ -115,7 +115,7 @@ def test_standardised_rows(small_blocks, tmp_path):
     for budget in ({}, TINY):
         found = load_dataset(str(tmp_path / "x.npy"), scaling="standard", **budget)
         train = found.train.values().double()
-        assert isinstance(found.train.images, FileRows) == bool(budget)
+        assert isinstance(found.train.data, FileRows) == bool(budget)
         assert train.mean(0).abs().max() < 1e-3
         assert (train.std(0, correction=0) - 1).abs().max() < 1e-3
         again = load_dataset(str(tmp_path / "x.npy"), columns=found.columns, **budget)
@@ -180,16 +180,16 @@ def test_archives_and_idx_files_are_streamed_too(small_blocks, tmp_path):
     expected = x.reshape(50, 12)
     found = load_dataset(str(tmp_path / "x.npz"), memory_budget=5.5e-7)  # the labels fit
     for split in found.splits.values():
-        assert isinstance(split.images, FileRows)
+        assert isinstance(split.data, FileRows)
         assert split.labels is not None
-        assert np.array_equal(split.images[:], expected[split.labels])
+        assert np.array_equal(split.data[:], expected[split.labels])
     np.savez_compressed(tmp_path / "z.npz", x=x)
     with pytest.raises(UserError, match="more than memory_budget, and is compressed"):
         load_dataset(str(tmp_path / "z.npz"), **TINY)
     (tmp_path / "pictures-idx3-ubyte").write_bytes(idx_bytes(x))
     idx = load_dataset(str(tmp_path / "pictures-idx3-ubyte"), **TINY)
-    assert isinstance(idx.train.images, FileRows)
-    both = np.concatenate([idx.train.images[:], idx.test.images[:]])
+    assert isinstance(idx.train.data, FileRows)
+    both = np.concatenate([idx.train.data[:], idx.test.data[:]])
     assert np.array_equal(both[np.lexsort(both.T)], expected[np.lexsort(expected.T)])
 
 
@@ -225,7 +225,7 @@ config = flowvae.preset("original").replace(hidden_dims=(16,), device="cpu")
 model = flowvae.build_vae(config, data.data_shape)
 for terms in islice(Trainer(model, data, config.training).steps(), 100):
     assert terms.log_weight.isfinite().all()
-few = replace(data.test.images, blocks=data.test.images.blocks[:100])
+few = replace(data.test.data, blocks=data.test.data.blocks[:100])
 assert evaluate_model(model, Split(few), 1).count > 30_000
 # Of this program alone: ru_maxrss begins where the process that started it stood.
 status = open("/proc/self/status").read()

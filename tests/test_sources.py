@@ -19,7 +19,7 @@ from PIL import Image
 import flowvae
 from flowvae import UserError
 from flowvae.data import Dataset, binarize, load_dataset
-from flowvae.data.found import cut
+from flowvae.data.splits import cut
 
 TINY = {"memory_budget": 1e-7}  # about 100 bytes: everything stays in its file
 
@@ -64,9 +64,9 @@ def test_validation_of_data_that_names_its_test_set():
     }
     whole = load_dataset("mnist")
     assert whole.validation is None
-    assert torch.equal(found.test.images, whole.test.images)
-    both = torch.cat([found.train.images, found.validation.images])  # pyright: ignore
-    assert torch.equal(both.long().sum(0), whole.train.images[:].long().sum(0))
+    assert torch.equal(found.test.data, whole.test.data)
+    both = torch.cat([found.train.data, found.validation.data])  # pyright: ignore
+    assert torch.equal(both.long().sum(0), whole.train.data[:].long().sum(0))
     dynamic = binarize(found, "dynamic")
     assert dynamic.validation is not None
     assert dynamic.validation.is_binary()
@@ -107,7 +107,7 @@ def test_grey_pictures_of_any_size(tmp_path):
     assert (len(found.train), len(found.test)) == (9, 3)
     assert found.train.labels is None
     order = np.random.default_rng(1).permutation(12)
-    assert np.array_equal(found.test.images[:], images[order[:3]].reshape(3, -1))
+    assert np.array_equal(found.test.data[:], images[order[:3]].reshape(3, -1))
 
 
 def test_colour_pictures_with_classes_and_splits(tmp_path):
@@ -126,7 +126,7 @@ def test_colour_pictures_with_classes_and_splits(tmp_path):
     assert found.test.labels is not None
     assert found.test.labels.tolist() == [0, 1]
     expected = images[9].transpose(2, 0, 1).reshape(1, -1)
-    assert np.array_equal(found.test.images[:1], expected)
+    assert np.array_equal(found.test.data[:1], expected)
 
 
 def test_one_colour_picture_makes_all_colour_and_sizes_can_be_changed(tmp_path):

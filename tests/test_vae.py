@@ -98,9 +98,9 @@ def test_log_prob_with_one_sample_is_the_elbo_and_grows_with_samples():
     model = small(scale=2.0)
     x = data(model)
     with torch.no_grad():
-        one = model.log_prob(x, 1, torch.Generator().manual_seed(0))
+        one = model.iw_bound(x, 1, torch.Generator().manual_seed(0))
         torch.testing.assert_close(one, model.elbo(x, 1, torch.Generator().manual_seed(0)))
-        bounds = [model.log_prob(x.repeat(500, 1), S).mean() for S in (1, 4, 64)]
+        bounds = [model.iw_bound(x.repeat(500, 1), S).mean() for S in (1, 4, 64)]
     assert bounds[0] < bounds[1] < bounds[2]
 
 
@@ -120,14 +120,14 @@ def test_chunks_of_samples_change_nothing(monkeypatch):
     monkeypatch.setattr("torch.randn", draw)
     whole = model.elbo(x, 50)
     drawn = 0
-    bound = model.log_prob(x, 50)
+    bound = model.iw_bound(x, 50)
     monkeypatch.setattr(vae_module, "_DECODED_AT_ONCE", {"cpu": 7 * x.numel()})
     drawn = 0
     assert sum(len(t.ladj) for t in model.term_chunks(x, 50)) == 50
     drawn = 0
     torch.testing.assert_close(model.elbo(x, 50), whole)
     drawn = 0
-    torch.testing.assert_close(model.log_prob(x, 50), bound)
+    torch.testing.assert_close(model.iw_bound(x, 50), bound)
 
 
 @pytest.mark.parametrize("shape", [(7,), (4, 3), (3, 4, 5), (1, 6), (6, 1), (1, 1, 5), (1,)])
@@ -140,7 +140,7 @@ def test_any_data_shape_and_sizes(shape, D, K):
     assert z.shape == (4, 11, D)
     assert log_q.shape == (4, 11)
     assert model.elbo(x.flatten(1), 3).shape == (11,)
-    assert model.log_prob(x, 3).shape == (11,)
+    assert model.iw_bound(x, 3).shape == (11,)
     assert model.sample(6).shape == (6, P)
     assert model.reconstruct(x).shape == (11, P)
     (-model(x).log_weight.mean()).backward()
@@ -208,3 +208,7 @@ def test_building_leaves_the_global_random_state_alone():
     for a, b in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(a, b)
     assert not torch.equal(next(small(seed=5).parameters()), next(first.parameters()))
+
+
+def test_the_bound_goes_by_its_old_name_too():
+    assert flowvae.VAE.log_prob is flowvae.VAE.iw_bound

@@ -39,7 +39,7 @@ def model_calls(posterior: str, num_flows: int, repeats: int, threads: int) -> N
                     continue
                 with torch.no_grad():
                     elbo = model.elbo(images[:B], S, generator)
-                    bound = model.log_prob(images[:B], S, generator)
+                    bound = model.iw_bound(images[:B], S, generator)
                     q = model.posterior(images[:B])
                     z = q.rsample((min(S, 4),), generator)
                     note(f"{posterior} {threads} {repeat} {B} {S}", elbo, bound, q.log_prob(z))

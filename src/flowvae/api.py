@@ -25,7 +25,7 @@ from flowvae.evaluation import (
     encode_split,
     evaluate_model,
     full_markdown,
-    importance_part,
+    importance_estimate,
     model_digest,
 )
 from flowvae.evaluation import evaluate_full as run_full_evaluation
@@ -258,7 +258,7 @@ def compare(
     samples = shown[0].config.evaluation.samples if samples is None else samples
     if samples < 1:
         raise UserError(f"samples: expected at least 1, got {samples}")
-    parts = [importance_part(run.model.eval(), run.dataset, samples) for run in shown]
+    parts = [importance_estimate(run.model.eval(), run.dataset, samples) for run in shown]
     values = []
     total = sum(part.total for part in parts)
     with Progress.bar("comparing", total, enabled=progress) as advance:
@@ -266,7 +266,7 @@ def compare(
             about = {"model": model_digest(run.model), "data": data_digest(run.dataset.test)}
             where = next(run.model.parameters()).device
             folder, seed = run.path / "evaluation", run.config.seed
-            values.append(part.find(folder, about, seed, where, advance))
+            values.append(part.load_or_compute(folder, about, seed, where, advance))
     found = compare_values(shown, values, samples)
     if out is not None:
         from flowvae.figures import comparison_figure, save_figure

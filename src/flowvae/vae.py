@@ -116,7 +116,7 @@ class VAE(nn.Module):
         >>> import torch, flowvae
         >>> model = flowvae.build_vae(flowvae.preset("original"), data_shape=(28, 28))
         >>> x = torch.rand(8, 784)
-        >>> model.elbo(x, samples=4).shape, model.log_prob(x, samples=16).shape
+        >>> model.elbo(x, samples=4).shape, model.iw_bound(x, samples=16).shape
         (torch.Size([8]), torch.Size([8]))
         >>> model.sample(3).shape
         torch.Size([3, 784])
@@ -201,7 +201,7 @@ class VAE(nn.Module):
         weights = self._over_chunks(x, samples, generator, lambda t: t.log_weight.sum(0))
         return torch.stack(weights).sum(0) / samples
 
-    def log_prob(
+    def iw_bound(
         self, x: Tensor, samples: int = 1, generator: torch.Generator | None = None
     ) -> Float[Tensor, " B"]:
         """The importance-weighted bound on log p(x): (B,), nats per datum.
@@ -212,6 +212,8 @@ class VAE(nn.Module):
         """
         sums = self._over_chunks(x, samples, generator, lambda t: t.log_weight.logsumexp(0))
         return torch.stack(sums).logsumexp(0) - math.log(samples)
+
+    log_prob = iw_bound  # its name until version 0.1
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, "n P"]:
         """Generate: the means of p(x|z) at n draws z ~ p(z), (n, P)."""

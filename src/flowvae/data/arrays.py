@@ -13,8 +13,8 @@ from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 import numpy as np
 
-from flowvae.data.found import SPLITS, Found
 from flowvae.data.rows import ArrayFile, checked_bytes, cut_short, gib, read_array
+from flowvae.data.splits import SPLITS, SourceArrays
 from flowvae.errors import UserError
 
 __all__ = ["numpy_file"]
@@ -25,7 +25,7 @@ _UNREADABLE += (RuntimeError,)
 _HINT = "raise memory_budget, or save it with numpy.save"
 
 
-def numpy_file(path: Path, budget: int, label_column: str | None = None) -> Found:
+def numpy_file(path: Path, budget: int, label_column: str | None = None) -> SourceArrays:
     """A ``.npy`` (N, ...), or a ``.npz`` with x, or x_train and x_test; see ``load_dataset``."""
     name = str(path.resolve())
     try:
@@ -39,10 +39,10 @@ def numpy_file(path: Path, budget: int, label_column: str | None = None) -> Foun
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"data: {path} is no readable NumPy file: {reason}") from None
     _check_count(x)
-    return Found(name, {"all": x}) if label_column is None else _label(name, x, label_column)
+    return SourceArrays(name, {"all": x}) if label_column is None else _label(name, x, label_column)
 
 
-def _archive(name: str, path: Path, budget: int, label_column: str | None) -> Found:
+def _archive(name: str, path: Path, budget: int, label_column: str | None) -> SourceArrays:
     """Of a ``.npz`` only what is wanted is read."""
     with ZipFile(path) as archive, path.open("rb") as file:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
@@ -70,7 +70,7 @@ def _archive(name: str, path: Path, budget: int, label_column: str | None) -> Fo
             if isinstance(values, ArrayFile):
                 raise UserError(f"data: labels in {path} are larger than memory_budget; raise it")
             kept[split] = values
-    return Found(name, arrays, kept)
+    return SourceArrays(name, arrays, kept)
 
 
 def _wanted(
@@ -103,7 +103,7 @@ def _check_count(x: np.ndarray | ArrayFile) -> None:
         raise UserError(f"data: expected an array (N, ...) with N at least 2, got {x.shape}")
 
 
-def _label(name: str, x: np.ndarray | ArrayFile, column: str) -> Found:
+def _label(name: str, x: np.ndarray | ArrayFile, column: str) -> SourceArrays:
     """Column ``column`` (a number, from the end if negative) of a plain (N, P) array as labels."""
     if not isinstance(x, np.ndarray) or x.ndim != 2:
         raise UserError(f"label_column: expected an array (N, P) in memory, got {x.shape}")
@@ -115,7 +115,7 @@ def _label(name: str, x: np.ndarray | ArrayFile, column: str) -> Found:
             f"got {column!r}"
         ) from None
     labels = whole_or_real(x[:, index])
-    return Found(name, {"all": np.delete(x, index, 1)}, {"all": labels})
+    return SourceArrays(name, {"all": np.delete(x, index, 1)}, {"all": labels})
 
 
 def whole_or_real(values: np.ndarray) -> np.ndarray:

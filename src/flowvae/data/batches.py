@@ -24,7 +24,7 @@ class Batches:
 
     Args:
         split: data, already on the device (or rows on disk that are wanted there).
-        batch_size: images per batch.
+        batch_size: data per batch.
         generator: on the same device, of the order.
         dynamic: give a fresh Bernoulli(x) draw of each image instead of its grey values.
         noise: generator of those draws; that of the order if not given.
@@ -57,14 +57,14 @@ class Batches:
 
     def skipping(self, count: int) -> Iterator[Tensor]:
         """The batches after the first ``count``, for which no noise is drawn."""
-        if isinstance(self.split.images, FileRows):
-            yield from self._streamed(self.split.images, count)
+        if isinstance(self.split.data, FileRows):
+            yield from self._streamed(self.split.data, count)
             return
         order = torch.randperm(
-            len(self.split), generator=self.generator, device=self.split.images.device
+            len(self.split), generator=self.generator, device=self.split.data.device
         )
         # Small batches are fetched several together: fewer operations for the same rows.
-        P = max(1, math.prod(self.split.images.shape[1:]))
+        P = max(1, math.prod(self.split.data.shape[1:]))
         group = max(1, _VALUES_AT_ONCE // (self.batch_size * P))
         # Groups begin where they always do: a product's last bit depends on where in memory x is.
         done, first = divmod(count, group)

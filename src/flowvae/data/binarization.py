@@ -41,7 +41,7 @@ def binarize(dataset: Dataset, policy: Binarization) -> Dataset:
     for split in dataset.splits.values():
         if dataset.columns is not None:
             raise UserError(f"binarization: {policy} expects pixels, got a table, {dataset.name}")
-        if split.images.dtype == torch.uint8:
+        if split.data.dtype == torch.uint8:
             continue
         low, high = split.statistics.low, split.statistics.high
         if low < 0 or high > 1:
@@ -54,19 +54,19 @@ def binarize(dataset: Dataset, policy: Binarization) -> Dataset:
         del splits["train"]
     change: dict[str, Split] = {}
     for name, split in splits.items():
-        if isinstance(split.images, FileRows):
+        if isinstance(split.data, FileRows):
             seed = None if policy == "threshold" else _STATIC_SEED
-            change[name] = replace(split, images=split.images.binarized(seed))
+            change[name] = replace(split, data=split.data.binarized(seed))
         elif policy == "threshold":
-            change[name] = replace(split, images=_thresholded(split))
+            change[name] = replace(split, data=_thresholded(split))
     if policy != "threshold":
         change |= _drawn({name: split for name, split in splits.items() if name not in change})
     return replace(dataset, binarization=policy, **change)
 
 
 def _thresholded(split: Split) -> Tensor:
-    found = torch.empty(tuple(split.images.shape), dtype=torch.uint8)
-    step = max(1, _VALUES_AT_ONCE // split.images.shape[1])
+    found = torch.empty(tuple(split.data.shape), dtype=torch.uint8)
+    step = max(1, _VALUES_AT_ONCE // split.data.shape[1])
     for start in range(0, len(split), step):
         place = slice(start, start + step)
         found[place] = _as_bytes(split.values(place) >= 0.5)
@@ -76,7 +76,7 @@ def _thresholded(split: Split) -> Tensor:
 def _drawn(splits: dict[str, Split]) -> dict[str, Split]:
     """1 where a uniform number is below x: the one of the value's place in the source."""
     origins = {name: split.origin or Origin(name, len(split)) for name, split in splits.items()}
-    found = {k: torch.empty(split.images.shape, dtype=torch.uint8) for k, split in splits.items()}
+    found = {k: torch.empty(split.data.shape, dtype=torch.uint8) for k, split in splits.items()}
     generator = torch.Generator().manual_seed(_STATIC_SEED)
     # Test first: its draw then does not depend on what else is drawn.
     for part in ("all", "test", "train", "validation"):
@@ -84,7 +84,7 @@ def _drawn(splits: dict[str, Split]) -> dict[str, Split]:
         if not places:
             continue
         first, start = next(iter(places)), 0
-        P = splits[first].images.shape[1]
+        P = splits[first].data.shape[1]
         for uniforms in _uniforms(origins[first], P, generator):
             for name, place in places.items():
                 row = place[start : start + len(uniforms)]
@@ -92,7 +92,7 @@ def _drawn(splits: dict[str, Split]) -> dict[str, Split]:
                 x = splits[name].values(row[ours])
                 found[name][row[ours]] = _as_bytes(uniforms[ours] < x)
             start += len(uniforms)
-    return {name: replace(split, images=found[name]) for name, split in splits.items()}
+    return {name: replace(split, data=found[name]) for name, split in splits.items()}
 
 
 def _as_bytes(ones: Tensor) -> Tensor:

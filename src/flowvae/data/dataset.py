@@ -74,29 +74,29 @@ class Split:
     """One split: data (N, P), uint8 with 255 for 1, or float32; labels (N,).
 
     Args:
-        images: a tensor, or rows that are read from their file when asked for.
+        data: a tensor (N, P), or rows that are read from their file when asked for.
         labels: one number per datum, if there are any.
         origin: where the data comes from, if it was read from a source.
     """
 
-    images: Tensor | FileRows
+    data: Tensor | FileRows
     labels: Tensor | None = None
     origin: Origin | None = None
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.data)
 
     def to(self, device: torch.device) -> Split:
-        return replace(self, images=self.images.to(device))
+        return replace(self, data=self.data.to(device))
 
     def values(self, index: Tensor | slice = slice(None)) -> Tensor:
         """The chosen data as float32, (n, P)."""
         # index_select copies whole rows; indexing goes value by value.
-        if isinstance(index, Tensor) and isinstance(self.images, Tensor):
-            images = self.images.index_select(0, index)
+        if isinstance(index, Tensor) and isinstance(self.data, Tensor):
+            chosen = self.data.index_select(0, index)
         else:
-            images = self.images[index]
-        return images.float().div_(255) if images.dtype == torch.uint8 else images
+            chosen = self.data[index]
+        return chosen.float().div_(255) if chosen.dtype == torch.uint8 else chosen
 
     def is_binary(self) -> bool:
         """Whether all values are 0 or 1."""
@@ -104,7 +104,7 @@ class Split:
 
     @cached_property
     def _is_binary(self) -> bool:
-        one = 255 if self.images.dtype == torch.uint8 else 1
+        one = 255 if self.data.dtype == torch.uint8 else 1
         return all(bool(((part == 0) | (part == one)).all()) for part in self._parts())
 
     @cached_property
@@ -117,16 +117,16 @@ class Split:
 
     def mean(self) -> Tensor:
         """The mean of each value over the data, (P,), float32."""
-        total = torch.zeros(self.images.shape[1], dtype=torch.float64)
+        total = torch.zeros(self.data.shape[1], dtype=torch.float64)
         for part in self._parts():
             total += Split(part).values().sum(0, dtype=torch.float64).cpu()
         return (total / len(self)).float()
 
     def _parts(self) -> Iterator[Tensor]:
         """The stored numbers, not many at a time."""
-        step = max(1, _PART_VALUES // max(1, self.images.shape[1]))
+        step = max(1, _PART_VALUES // max(1, self.data.shape[1]))
         for start in range(0, len(self), step):
-            yield self.images[start : start + step]
+            yield self.data[start : start + step]
 
 
 def _statistics(part: Tensor, so_far: Statistics) -> Statistics:
@@ -245,7 +245,7 @@ class Dataset:
 
 
 def adopt(
-    images: np.ndarray | FileRows,
+    array: np.ndarray | FileRows,
     labels: np.ndarray | None,
     name: str,
     *,
@@ -256,41 +256,41 @@ def adopt(
     """A split of checked data and labels, uint8 or float32.
 
     Args:
-        images: (N, ...).
+        array: (N, ...).
         labels: (N,), of those of the split alone.
         name: for messages.
-        rows: which of the images; all if not given.
+        rows: which of its rows; all if not given.
         owned: an array that fits as it is need not be copied.
         wide: keep real numbers in float64, because they are yet to be standardised.
     """
-    count = len(images) if rows is None else len(rows)
+    count = len(array) if rows is None else len(rows)
     kept = None if labels is None else torch.from_numpy(_checked_labels(labels, count, name))
-    if isinstance(images, FileRows):
-        return Split(images, kept)
-    if images.ndim < 2 or images.size == 0:
-        raise UserError(f"{name}: expected an array (N, ...) that is not empty, got {images.shape}")
-    if images.dtype.kind not in "fiub":
-        raise UserError(f"{name}: expected numbers, got dtype {images.dtype}")
+    if isinstance(array, FileRows):
+        return Split(array, kept)
+    if array.ndim < 2 or array.size == 0:
+        raise UserError(f"{name}: expected an array (N, ...) that is not empty, got {array.shape}")
+    if array.dtype.kind not in "fiub":
+        raise UserError(f"{name}: expected numbers, got dtype {array.dtype}")
     real = np.dtype(np.float64 if wide else np.float32)
-    dtype = images.dtype if images.dtype == np.uint8 else real
-    if owned and rows is None and images.dtype == dtype and images.flags.carray:
-        flat = images.reshape(count, -1)
+    dtype = array.dtype if array.dtype == np.uint8 else real
+    if owned and rows is None and array.dtype == dtype and array.flags.carray:
+        flat = array.reshape(count, -1)
     else:
-        flat = _gathered(images, rows, dtype)
+        flat = _gathered(array, rows, dtype)
     # NaN is both the smallest and the largest.
     if dtype != np.uint8 and not np.isfinite([flat.min(), flat.max()]).all():
         raise UserError(f"{name}: expected finite numbers, got NaN or infinity")
     return Split(torch.from_numpy(flat), kept)
 
 
-def _gathered(images: np.ndarray, rows: np.ndarray | None, dtype: np.dtype) -> np.ndarray:
-    """The chosen images as (N, P), a part at a time: nothing is held twice in its old type."""
-    count, P = len(images) if rows is None else len(rows), math.prod(images.shape[1:])
+def _gathered(array: np.ndarray, rows: np.ndarray | None, dtype: np.dtype) -> np.ndarray:
+    """The chosen rows as (N, P), a part at a time: nothing is held twice in its old type."""
+    count, P = len(array) if rows is None else len(rows), math.prod(array.shape[1:])
     flat = np.empty((count, P), dtype)
     step = max(1, _PART_VALUES // P)
     for start in range(0, count, step):
         place = slice(start, start + step)
-        part = images[place if rows is None else rows[place]]
+        part = array[place if rows is None else rows[place]]
         with np.errstate(over="ignore"):  # the caller looks for infinity
             flat[place] = part.reshape(len(part), P)
     return flat

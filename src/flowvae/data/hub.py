@@ -10,9 +10,9 @@ import numpy as np
 
 from flowvae.data.columns import Column
 from flowvae.data.dataset import Dataset
-from flowvae.data.found import SPLITS, Found, split_dataset
 from flowvae.data.images import opened_picture, read_images
 from flowvae.data.options import Options
+from flowvae.data.splits import SPLITS, SourceArrays, split_dataset
 from flowvae.data.table_files import arrow_dataset
 from flowvae.errors import UserError
 
@@ -89,7 +89,7 @@ def _pictures(
     label: str | None,
     names: Sequence[str] | None,
     options: Options,
-) -> Found:
+) -> SourceArrays:
     import datasets  # pyright: ignore[reportMissingImports]
 
     sources = [(part, row) for part, each in parts.items() for row in range(len(each))]
@@ -125,4 +125,4 @@ def _pictures(
                     f"got {label!r}"
                 )
             labels[part] = np.asarray(each[label])
-    return Found(name, arrays, labels, None if names is None else tuple(names))
+    return SourceArrays(name, arrays, labels, None if names is None else tuple(names))

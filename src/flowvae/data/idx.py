@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from flowvae.data.found import Found
 from flowvae.data.rows import ArrayFile, Stream, checked_bytes, gib, read_array
+from flowvae.data.splits import SourceArrays
 from flowvae.errors import UserError
 
 __all__ = ["bundled_mnist", "idx_file", "idx_folder", "is_idx", "read_idx"]
@@ -29,7 +29,7 @@ _GZIP = b"\x1f\x8b"
 _TEST = ("*t10k-{kind}*", "*test-{kind}*")
 
 
-def bundled_mnist() -> Found:
+def bundled_mnist() -> SourceArrays:
     folder = resources.files("flowvae.data") / "mnist"
     arrays = []
     for file, expected in _MNIST.items():
@@ -44,10 +44,10 @@ def bundled_mnist() -> Found:
             )
         arrays.append(_read(BytesIO(content), file, None, len(content)))
     train, train_labels, test, test_labels = arrays
-    return Found("mnist", {"train": train, "test": test}, _given(train_labels, test_labels))
+    return SourceArrays("mnist", {"train": train, "test": test}, _given(train_labels, test_labels))
 
 
-def idx_folder(folder: Path, budget: int) -> Found:
+def idx_folder(folder: Path, budget: int) -> SourceArrays:
     """A folder of IDX files named as MNIST's are."""
 
     def find(*patterns: str) -> Path | None:
@@ -67,15 +67,15 @@ def idx_folder(folder: Path, budget: int) -> Found:
     )
     parts = {"train": _open(train, budget), "test": _open(test, budget)}
     given = _given(*(None if path is None else read_idx(path, budget) for path in labels))
-    return Found(str(folder.resolve()), parts, given)
+    return SourceArrays(str(folder.resolve()), parts, given)
 
 
-def idx_file(path: Path, budget: int) -> Found:
+def idx_file(path: Path, budget: int) -> SourceArrays:
     """One IDX file of data; its labels, if a file named ``…labels…`` lies beside ``…images…``."""
     name = path.name.replace("images-idx3", "labels-idx1")
     beside = path.with_name(name)
     labels = read_idx(beside, budget) if name != path.name and beside.is_file() else None
-    return Found(
+    return SourceArrays(
         str(path.resolve()),
         {"all": _open(path, budget)},
         {} if labels is None else {"all": labels},

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from flowvae.data.found import Found
+from flowvae.data.splits import SourceArrays
 from flowvae.errors import UserError
 
 __all__ = ["image_folder", "is_image_folder", "opened_picture", "read_images"]
@@ -33,7 +33,7 @@ def is_image_folder(folder: Path) -> bool:
     return any(_is_picture(path) for pattern in patterns for path in folder.glob(pattern))
 
 
-def image_folder(folder: Path, budget: int, image_size: Sequence[int] = ()) -> Found:
+def image_folder(folder: Path, budget: int, image_size: Sequence[int] = ()) -> SourceArrays:
     """Pictures as uint8: (H, W) if all are grey, else (3, H, W).
 
     ``folder/*.png`` has no labels, ``folder/CLASS/*.png`` has; either may lie in subfolders named
@@ -60,7 +60,7 @@ def image_folder(folder: Path, budget: int, image_size: Sequence[int] = ()) -> F
         start += len(files)
         if with_labels and classes is not None:
             labels[part] = np.array([names.index(name) for name in classes])
-    return Found(
+    return SourceArrays(
         str(folder.resolve()), arrays, labels, tuple(names) if with_labels else None, notes
     )
 

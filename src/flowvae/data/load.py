@@ -13,12 +13,12 @@ from flowvae.data.arrays import numpy_file
 from flowvae.data.binarization import binarize
 from flowvae.data.columns import Column
 from flowvae.data.dataset import Binarization, Dataset
-from flowvae.data.found import Found, split_dataset
 from flowvae.data.hub import hub_dataset
 from flowvae.data.idx import bundled_mnist, idx_file, idx_folder, is_idx
 from flowvae.data.images import image_folder, is_image_folder
 from flowvae.data.options import Options
 from flowvae.data.scaling import standardize
+from flowvae.data.splits import SourceArrays, split_dataset
 from flowvae.data.table_files import is_table, table_file
 from flowvae.errors import UserError, first_complaint, shown
 
@@ -112,7 +112,7 @@ def _options(**fields: Any) -> Options:
         raise UserError(": ".join(first_complaint(error))) from None
 
 
-def _found(name: str, path: Path, options: Options) -> Found:
+def _found(name: str, path: Path, options: Options) -> SourceArrays:
     budget = options.budget_bytes
     if name == "mnist":
         return bundled_mnist()

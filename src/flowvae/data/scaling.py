@@ -80,19 +80,19 @@ def moments(split: Split) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _parts(split: Split) -> Iterator[slice]:
-    step = max(1, _VALUES_AT_ONCE // split.images.shape[1])
+    step = max(1, _VALUES_AT_ONCE // split.data.shape[1])
     return (slice(start, start + step) for start in range(0, len(split), step))
 
 
 def _scaled(split: Split, mean: np.ndarray, scale: np.ndarray, name: str) -> Split:
-    if isinstance(split.images, FileRows):
-        found = replace(split, images=split.images.standardized(mean, scale))
+    if isinstance(split.data, FileRows):
+        found = replace(split, data=split.data.standardized(mean, scale))
     else:
         shift, width = torch.from_numpy(mean), torch.from_numpy(scale)
-        images = torch.empty(tuple(split.images.shape))
+        scaled = torch.empty(tuple(split.data.shape))
         for part in _parts(split):
-            images[part] = (split.values(part).double() - shift) / width
-        found = replace(split, images=images)
+            scaled[part] = (split.values(part).double() - shift) / width
+        found = replace(split, data=scaled)
     if not np.isfinite([found.statistics.low, found.statistics.high]).all():
         raise UserError(f"{name}: expected finite numbers once standardised, got NaN or infinity")
     return found

@@ -31,7 +31,7 @@ def summary(dataset: Dataset) -> str:
     elif found.integer:
         about.append("whole numbers")
     about.append(f"{found.low:g} to {found.high:g}")
-    if isinstance(dataset.train.images, FileRows):
+    if isinstance(dataset.train.data, FileRows):
         about.append("read from the file as needed")
     lines = [("data", ", ".join(about)), ("splits", _splits(dataset))]
     if dataset.train.labels is not None:

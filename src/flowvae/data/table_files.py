@@ -14,8 +14,8 @@ from flowvae.data.arrays import whole_or_real
 from flowvae.data.arrow_files import arrow_module, read_csv, read_parquet, short
 from flowvae.data.columns import Column, encoded_width
 from flowvae.data.dataset import Dataset, Split, adopt
-from flowvae.data.found import cut
 from flowvae.data.rows import gib
+from flowvae.data.splits import cut
 from flowvae.data.tables import (
     RawColumn,
     encode_table,

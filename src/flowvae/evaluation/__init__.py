@@ -1,6 +1,7 @@
 """How good a model is: the ELBO, its terms, bounds and integrals of log p(x)."""
 
 from flowvae.evaluation.ais import Annealed, Sandwich, annealed_importance_sampling, bdmc
+from flowvae.evaluation.cached import data_digest, model_digest
 from flowvae.evaluation.compare import Comparison, check_comparable, compare_values
 from flowvae.evaluation.diagnostics import Information, active_units, mutual_information
 from flowvae.evaluation.estimates import (
@@ -13,14 +14,13 @@ from flowvae.evaluation.estimates import (
 from flowvae.evaluation.full import (
     FullEvaluation,
     evaluate_full,
-    importance_part,
+    importance_estimate,
 )
 from flowvae.evaluation.gaps import fit_posterior, inference_gaps
 from flowvae.evaluation.grid import grid_log_joint, grid_log_prob, uniform_grid
 from flowvae.evaluation.importance import importance_sampling, pareto_k, reliable_pareto_k
 from flowvae.evaluation.markdown import full_markdown, on_screen
-from flowvae.evaluation.mixture import mixture_importance_sampling
-from flowvae.evaluation.parts import data_digest, model_digest
+from flowvae.evaluation.mixture_sampling import mixture_importance_sampling
 from flowvae.evaluation.quadrature import Quadrature, quadrature
 from flowvae.evaluation.settings import FullSettings
 from flowvae.evaluation.summary import bits_per_dim
@@ -49,7 +49,7 @@ __all__ = [
     "full_markdown",
     "grid_log_joint",
     "grid_log_prob",
-    "importance_part",
+    "importance_estimate",
     "importance_sampling",
     "inference_gaps",
     "mixture_importance_sampling",

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from flowvae.errors import UserError
+from flowvae.evaluation.cached import Arrays, data_digest
 from flowvae.evaluation.importance import reliable_pareto_k, share_above
 from flowvae.evaluation.markdown import PSEUDO, plus_minus, share, table
-from flowvae.evaluation.parts import Arrays, data_digest
 from flowvae.evaluation.summary import bits_per_dim, pair
 
 if TYPE_CHECKING:

@@ -12,17 +12,17 @@ from torch import Tensor
 
 from flowvae.data import Dataset
 from flowvae.evaluation.ais import annealed_importance_sampling, bdmc
+from flowvae.evaluation.cached import Arrays, CachedEstimate, data_digest, in_order, model_digest
 from flowvae.evaluation.diagnostics import active_units, mutual_information
 from flowvae.evaluation.gaps import inference_gaps
 from flowvae.evaluation.importance import importance_sampling
-from flowvae.evaluation.mixture import mixture_importance_sampling
-from flowvae.evaluation.parts import Arrays, Part, data_digest, in_order, model_digest
+from flowvae.evaluation.mixture_sampling import mixture_importance_sampling
 from flowvae.evaluation.quadrature import quadrature
 from flowvae.evaluation.settings import FullSettings
 from flowvae.evaluation.summary import summarise
 from flowvae.vae import VAE
 
-__all__ = ["FullEvaluation", "evaluate_full", "importance_part"]
+__all__ = ["FullEvaluation", "evaluate_full", "importance_estimate"]
 
 Advance = Callable[[float], None]
 
@@ -45,9 +45,9 @@ class FullEvaluation:
         return self.summary[name]
 
 
-def importance_part(
+def importance_estimate(
     model: VAE, dataset: Dataset, samples: int, count: int | None = None, block: int = 500
-) -> Part:
+) -> CachedEstimate:
     """Importance sampling of the test data as a part that is kept."""
     count = min(count or len(dataset.test), len(dataset.test))
     order = in_order(dataset.test)
@@ -57,7 +57,7 @@ def importance_part(
         x = dataset.test.values(order[chosen]).to(device)
         return importance_sampling(model, x, samples, generator)
 
-    return Part("importance", count, block, samples, {"samples": samples}, compute)
+    return CachedEstimate("importance", count, block, samples, {"samples": samples}, compute)
 
 
 class _Estimates:
@@ -116,25 +116,29 @@ class _Estimates:
         return arrays
 
 
-def _parts(model: VAE, dataset: Dataset, s: FullSettings) -> list[Part]:
+def _parts(model: VAE, dataset: Dataset, s: FullSettings) -> list[CachedEstimate]:
     """All parts; the cost of one datum in passes through the decoder, backward ones twice."""
     N, of = len(dataset.test), _Estimates(model, dataset, s)
     drawn = {"samples": s.samples}
     chain = 4 * s.ais_chains * s.ais_temperatures * s.ais_leapfrog
     fit = 3 * 16 * s.gap_steps
     n = min(s.information_count, N)
-    parts = [importance_part(model, dataset, s.samples, s.count)]
+    parts = [importance_estimate(model, dataset, s.samples, s.count)]
     if s.samples >= 4 and _has_density(model):
-        parts.append(Part("mixture", min(s.mixture_count, N), 200, s.samples, drawn, of.mixture))
+        parts.append(
+            CachedEstimate("mixture", min(s.mixture_count, N), 200, s.samples, drawn, of.mixture)
+        )
     if model.latent_dim <= 2:
-        parts.append(Part("quadrature", min(s.quadrature_count, N), 100, 12_000, {}, of.quadrature))
+        parts.append(
+            CachedEstimate("quadrature", min(s.quadrature_count, N), 100, 12_000, {}, of.quadrature)
+        )
     parts += [
-        Part("ais", min(s.ais_count, N), 10, chain, of.annealing, of.ais),
-        Part("bdmc", s.bdmc_count, 10, 2 * chain, of.annealing, of.bdmc),
-        Part("gaps", min(s.gap_count, N), 50, fit, {"steps": s.gap_steps}, of.gaps),
+        CachedEstimate("ais", min(s.ais_count, N), 10, chain, of.annealing, of.ais),
+        CachedEstimate("bdmc", s.bdmc_count, 10, 2 * chain, of.annealing, of.bdmc),
+        CachedEstimate("gaps", min(s.gap_count, N), 50, fit, {"steps": s.gap_steps}, of.gaps),
     ]
     if n > 1:
-        parts.append(Part("information", n, n, 100, {}, of.information))
+        parts.append(CachedEstimate("information", n, n, 100, {}, of.information))
     return parts
 
 
@@ -177,7 +181,7 @@ def evaluate_full(
 
     def compute(advance: Advance) -> None:
         for part in parts:
-            found[part.name] = part.find(folder, about, seed, device, advance)
+            found[part.name] = part.load_or_compute(folder, about, seed, device, advance)
 
     if bar is None:
         compute(lambda cost: None)  # noqa: ARG005

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from flowvae.data import Dataset
+from flowvae.evaluation.cached import Arrays
 from flowvae.evaluation.estimates import Estimate
 from flowvae.evaluation.importance import reliable_pareto_k, share_above
-from flowvae.evaluation.parts import Arrays
 from flowvae.likelihoods import measure_of
 from flowvae.vae import VAE
 

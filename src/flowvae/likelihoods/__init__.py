@@ -16,8 +16,8 @@ from flowvae.likelihoods.base import (
 from flowvae.likelihoods.bernoulli import Bernoulli, ContinuousBernoulli
 from flowvae.likelihoods.columns import MixedColumns
 from flowvae.likelihoods.counts import Categorical, NegativeBinomial, Poisson
-from flowvae.likelihoods.gaussian import Gaussian
 from flowvae.likelihoods.logistic import DiscretizedLogistic, DiscretizedLogisticMixture
+from flowvae.likelihoods.real import Gaussian
 
 __all__ = [
     "CATEGORIES",

@@ -11,7 +11,7 @@ from torch.nn.functional import logsigmoid, one_hot
 
 from flowvae.data.columns import Column, encoded_slices, encoded_width
 from flowvae.likelihoods.base import COLUMNS, Likelihood, Measure, ValueDistribution, uniform
-from flowvae.likelihoods.gaussian import GaussianValues, floored
+from flowvae.likelihoods.real import GaussianValues, floored
 
 __all__ = ["MixedColumns"]
 

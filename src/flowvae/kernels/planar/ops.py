@@ -167,7 +167,7 @@ _register_autograd(planar, inverted=False)
 _register_autograd(planar_inverse, inverted=True)
 
 
-class _Eager(torch.autograd.Function):
+class _PlanarFunction(torch.autograd.Function):
     """The same without the dispatcher's bookkeeping, which costs more than small flows do."""
 
     @staticmethod
@@ -219,7 +219,7 @@ def walk(
         end, ladj, _ = op(z.unsqueeze(0) if flat else z, w, u, b, shift, save)
         return (end.squeeze(0), ladj.squeeze(0)) if flat else (end, ladj)
     if save:
-        return _Eager.apply(z, w, u, b, shift, inverted)
+        return _PlanarFunction.apply(z, w, u, b, shift, inverted)
     launcher = _LAUNCHERS[z.device.type]()
     end, ladj, _ = launcher.forward(z, w, u, b, shift, False, inverted)
     return end, ladj

@@ -26,7 +26,7 @@ from flowvae.evaluation.estimates import ignore
 from flowvae.files import replacing
 from flowvae.vae import VAE
 
-__all__ = ["Part", "data_digest", "in_order", "model_digest"]
+__all__ = ["CachedEstimate", "data_digest", "in_order", "model_digest"]
 
 _VERSION = 1  # of what the estimators compute
 
@@ -34,7 +34,7 @@ Arrays = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Part:
+class CachedEstimate:
     """One estimate of a run.
 
     Args:
@@ -57,7 +57,7 @@ class Part:
     def total(self) -> int | float:
         return self.cost * self.count
 
-    def find(
+    def load_or_compute(
         self,
         folder: Path,
         about: dict[str, Any],
@@ -114,10 +114,10 @@ def in_order(split: Split, count: int | None = None) -> Tensor:
 
 def data_digest(split: Split) -> str:
     """A digest of the data's values, by which runs are told to have the same."""
-    digest = hashlib.sha256(str((tuple(split.images.shape), str(split.images.dtype))).encode())
-    rows = max(1, 2**24 // max(1, math.prod(split.images.shape[1:])))
+    digest = hashlib.sha256(str((tuple(split.data.shape), str(split.data.dtype))).encode())
+    rows = max(1, 2**24 // max(1, math.prod(split.data.shape[1:])))
     for start in range(0, len(split), rows):
-        part = split.images[start : start + rows]  # of a file larger than memory: read as needed
+        part = split.data[start : start + rows]  # of a file larger than memory: read as needed
         digest.update(part.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 

@@ -14,13 +14,13 @@ from flowvae.data.dataset import Dataset, Origin, Split, adopt
 from flowvae.data.rows import ArrayFile, FileRows, block_rows
 from flowvae.errors import UserError
 
-__all__ = ["Found", "cut", "split_dataset"]
+__all__ = ["SourceArrays", "cut", "split_dataset"]
 
 SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
-class Found:
+class SourceArrays:
     """Arrays by split name, or all in one.
 
     Args:
@@ -85,7 +85,7 @@ def cut(
 
 
 def split_dataset(
-    found: Found,
+    found: SourceArrays,
     test_fraction: float,
     validation_fraction: float,
     seed: int,
@@ -125,7 +125,7 @@ def split_dataset(
     )
 
 
-def _row_shape(found: Found, name: str) -> tuple[int, ...]:
+def _row_shape(found: SourceArrays, name: str) -> tuple[int, ...]:
     array = found.parts[name]
     if len(array.shape) < 2 or 0 in array.shape:
         raise UserError(
@@ -138,7 +138,9 @@ def _units(part: np.ndarray | ArrayFile) -> int:
     return part.num_blocks if isinstance(part, ArrayFile) else len(part)
 
 
-def _take(found: Found, part: str, numbers: np.ndarray | None, name: str, wide: bool) -> Split:
+def _take(
+    found: SourceArrays, part: str, numbers: np.ndarray | None, name: str, wide: bool
+) -> Split:
     array, labels = found.parts[part], found.labels.get(part)
     if isinstance(array, np.ndarray):
         chosen = labels if labels is None or numbers is None else labels[numbers]
