@@ -18,21 +18,12 @@ import torch
 import yaml
 
 import flowvae
-from flowvae.cli import main
-from flowvae.config import Config, preset
-from flowvae.config.placing import KINDS, short_names
+from tests.helpers.making import call
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
+
+
 SMALL = ["--hidden-dims", "16", "--batch-size", "32", "--evaluation-samples", "4"]
-
-
-def call(*arguments: object) -> int:
-    """Run a command in this process; its exit code."""
-    try:
-        main([str(argument) for argument in arguments])
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
 
 
 def start(*arguments: object, **options) -> subprocess.Popen[str]:
@@ -142,22 +133,6 @@ def test_presets_are_configurations(capsys, tmp_path):
     assert call("presets", "planar") == 0
     (tmp_path / "p.yaml").write_text(capsys.readouterr().out)
     assert flowvae.load_config(tmp_path / "p.yaml") == flowvae.preset("planar")
-
-
-def test_every_value_is_a_flag_in_the_help(capsys):
-    assert call("train", "--help") == 0
-    text = capsys.readouterr().out
-    for name in [*short_names(flowvae.Config), *KINDS, "seed", "preset"]:
-        assert f"--{'data' if name == 'source' else name.replace('_', '-')}" in text
-
-
-def test_the_help_beside_a_family_lists_its_options(capsys):
-    assert call("train", "--posterior", "sylvester_orthogonal", "--prior=flow", "--help") == 0
-    text = capsys.readouterr().out
-    own = text.partition("Options of the posterior sylvester_orthogonal")[2]
-    assert "--num-orthogonal INTEGER" in own
-    assert "Options of the prior flow" in own
-    assert "--hidden-dims N[,N…]" in own
 
 
 @pytest.mark.parametrize(
@@ -275,19 +250,3 @@ def test_python_m_flowvae_and_version():
     process = start("--version")
     out, _ = process.communicate(timeout=60)
     assert out.strip() == f"flowvae, version {flowvae.__version__}"
-
-
-@pytest.mark.parametrize("name", [*short_names(Config), *preset("original").objective.options()])
-def test_every_value_can_be_set_by_its_flag(name, tmp_path, capsys):
-    """Each in turn, with a value that its type takes: what is wrong is then the missing data."""
-    if name == "source":
-        return
-    default = getattr(preset("original"), name)
-    some = {None: "3", (): "3,4", "": "x"}.get(default, default)
-    if isinstance(some, tuple):
-        some = ",".join(map(str, some))
-    flag = f"--{name.replace('_', '-')}"
-    out = tmp_path / "run"
-    assert call("train", "--data", tmp_path / "absent.npy", flag, some, "--out", out) == 2
-    assert "no such file or folder" in capsys.readouterr().err
-    assert not out.exists()

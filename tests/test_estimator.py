@@ -20,6 +20,7 @@ from flowvae.distributions import DiagonalGaussian, LatentDistribution
 from flowvae.evaluation.common_noise import common_draws
 from flowvae.registry import POSTERIORS
 from flowvae.runs import write_model
+from tests.helpers.making import seeded
 
 SMALL = {"num_flows": 2, "hidden_dims": (8,), "epochs": 2, "num_samples": 4, "random_state": 0}
 
@@ -222,3 +223,21 @@ def test_bad_calls(fitted):
         fitted.inverse_transform(np.zeros((4, 3)))
     with pytest.raises(ValueError, match="n_samples: expected at least 1, got 0"):
         fitted.sample(0)
+
+
+def test_the_estimators_draws_have_the_variance_of_the_data():
+    """Noise that repeated z made a variance of 2.07 out of 3.74."""
+    generator = np.random.default_rng(0)
+    X = generator.normal(size=(500, 2)) * 2
+    found = flowvae.FlowVAE(
+        posterior="gaussian", hidden_dims=(8,), epochs=3, random_state=0, standardize=False,
+        settings={"sigma": 1.5},
+    ).fit(X)  # fmt: skip
+    n = 50_000
+    x = found.sample(n, random_state=1)
+    with torch.no_grad():
+        mean = found.model_.decode(torch.randn(n, 2, generator=seeded())).mean.double()
+    expected = mean.var(0) + 1.5**2
+    assert x.var(0) == pytest.approx(expected.numpy(), rel=0.05)
+    assert np.array_equal(x, found.sample(n, random_state=1))
+    assert not np.array_equal(x, found.sample(n, random_state=2))

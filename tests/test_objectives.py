@@ -9,8 +9,6 @@ import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from linear_gaussian import LinearGaussian
-from making import trainer_of
 from torch import Tensor
 
 import flowvae
@@ -21,6 +19,8 @@ from flowvae.likelihoods import Gaussian
 from flowvae.objectives import Dreg, Elbo, Iwae, Objective, Stl, Warmup, build_objective
 from flowvae.priors import StandardNormal
 from flowvae.registry import OBJECTIVES, POSTERIORS
+from tests.helpers.linear_gaussian import LinearGaussian
+from tests.helpers.making import trainer_of
 
 ALL = [Elbo, Stl, Iwae, Dreg]
 

@@ -11,25 +11,8 @@ from torch import nn
 import flowvae
 from flowvae import vae as vae_module
 from flowvae.config import resolve_config
-from flowvae.evaluation import grid_log_joint, grid_log_prob, uniform_grid
-from flowvae.likelihoods import Bernoulli
-
-
-def small(K=3, D=2, shape=(4, 3), constraint="paper", seed=0, scale=1.0) -> flowvae.VAE:
-    config = resolve_config(
-        num_flows=K, latent_dim=D, constraint=constraint, hidden_dims=(16,), seed=seed
-    )
-    model = flowvae.build_vae(config, shape).double()
-    with torch.no_grad():  # Fresh layers are nearly linear; make every part matter.
-        for parameter in model.parameters():
-            parameter.mul_(scale)
-    return model
-
-
-def data(model: flowvae.VAE, count=6, seed=0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.rand(count, model.data_dim, generator=generator, dtype=torch.float64)
-    return (x > 0.5).double()
+from flowvae.evaluation import grid_log_prob, uniform_grid
+from tests.helpers.vaes import data, small
 
 
 @pytest.mark.parametrize("K", [0, 1, 5])
@@ -167,25 +150,6 @@ def test_samples_are_decoded_prior_draws():
         expected = (p * (model.prior().log_prob(z) + log_volume).exp()[:, None]).sum(0)
     error = drawn.std(0) / 40_000**0.5
     assert ((drawn.mean(0) - expected).abs() < 5 * error).all()
-
-
-def test_grid_log_joint_is_the_model_density():
-    model = small()
-    x, z = data(model), torch.randn(9, 2).double()
-    got = grid_log_joint(model, x, z, chunk=4)
-    with torch.no_grad():
-        for g in range(9):
-            expected = model.decode(z[g]).log_prob(x) + model.prior().log_prob(z[g])
-            torch.testing.assert_close(got[:, g], expected)
-
-
-def test_bernoulli_is_finite_at_every_logit():
-    logits = torch.tensor([-1e30, -200.0, 0.0, 200.0, 1e30]).requires_grad_()
-    for x in (0.0, 0.3, 1.0):
-        log_p = Bernoulli()(logits).log_prob(torch.full((5,), x))
-        assert log_p.isfinite()
-    (grad,) = torch.autograd.grad(log_p, logits)
-    assert grad.isfinite().all()
 
 
 def test_the_users_own_networks_fit():
