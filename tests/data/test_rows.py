@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from flowvae import UserError
-from flowvae.data import Batches, FileRows, load_dataset
+from flowvae.data import Batches, Dataset, FileRows, load_dataset
 from flowvae.data import rows as rows_module
 from tests.helpers.making import TINY, idx_bytes, pixels
 
@@ -67,32 +69,42 @@ def test_rows_of_distant_blocks_are_mixed(small_blocks, tmp_path):
     assert spread.min() > 250  # 577 if they were drawn one by one
 
 
-@pytest.mark.parametrize("policy", ["threshold", "static", "dynamic"])
-def test_binarization_of_rows_in_a_file(small_blocks, tmp_path, policy):
-    np.save(tmp_path / "x.npy", pixels(500, 40))
-    grey = load_dataset(str(tmp_path / "x.npy"), **TINY)
-    found = load_dataset(str(tmp_path / "x.npy"), policy, **TINY)
-    for name in ["test"] if policy == "dynamic" else ["train", "test"]:
-        split, before = found.splits[name], grey.splits[name]
+def binary(folder: Path, policy: str, *names: str) -> tuple[Dataset, list[tuple[Tensor, Tensor]]]:
+    """Grey rows in a file under a policy; of some splits what is binary, and what was grey."""
+    np.save(folder / "x.npy", pixels(500, 40))
+    grey = load_dataset(str(folder / "x.npy"), **TINY)
+    found = load_dataset(str(folder / "x.npy"), policy, **TINY)
+    assert found.statistics.binary
+    assert not found.pseudo_likelihood
+    pairs = []
+    for name in names:
+        split = found.splits[name]
         assert split.is_binary()
         x = split.values()
         assert torch.equal(x, torch.cat([split.values(torch.tensor([k])) for k in range(len(x))]))
-        if policy == "threshold":
-            assert torch.equal(x, (before.values() >= 0.5).float())
-        else:
-            p = before.values()
-            assert abs((x - p).sum() / (p * (1 - p)).sum().sqrt()) < 5
-    assert found.statistics.binary
-    assert not found.pseudo_likelihood
-    if policy == "dynamic":
-        first, second = (
-            torch.cat(
-                list(Batches(found.train, 100, torch.Generator().manual_seed(k), dynamic=True))
-            )
-            for k in (0, 1)
-        )
-        assert set(first.unique().tolist()) == {0.0, 1.0}
-        assert not torch.equal(first.sort(0).values, second.sort(0).values)
+        pairs.append((x, grey.splits[name].values()))
+    return found, pairs
+
+
+def test_rows_in_a_file_above_a_threshold(small_blocks, tmp_path):
+    for x, grey in binary(tmp_path, "threshold", "train", "test")[1]:
+        assert torch.equal(x, (grey >= 0.5).float())
+
+
+@pytest.mark.parametrize(("policy", "names"), [("static", "train test"), ("dynamic", "test")])
+def test_fixed_draws_of_rows_in_a_file(small_blocks, tmp_path, policy, names):
+    for x, p in binary(tmp_path, policy, *names.split())[1]:
+        assert abs((x - p).sum() / (p * (1 - p)).sum().sqrt()) < 5
+
+
+def test_fresh_draws_of_rows_in_a_file(small_blocks, tmp_path):
+    found, _ = binary(tmp_path, "dynamic")
+    first, second = (
+        torch.cat(list(Batches(found.train, 100, torch.Generator().manual_seed(k), dynamic=True)))
+        for k in (0, 1)
+    )
+    assert set(first.unique().tolist()) == {0.0, 1.0}
+    assert not torch.equal(first.sort(0).values, second.sort(0).values)
 
 
 def test_standardised_rows(small_blocks, tmp_path):

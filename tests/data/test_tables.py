@@ -28,22 +28,25 @@ def test_encoding_round_trip(table):
     columns = fit_columns(infer_columns(table, coded), table)
     rows = encode_table(columns, table)
     assert rows.shape == (len(next(iter(table.values()))), encoded_width(columns))
-    for name, values in decode_table(columns, rows).items():
-        given_ = table[name].values
-        if name.startswith("codes"):
-            assert values.astype(float).tolist() == given_.tolist()
-        elif name.startswith("texts"):
-            assert values.tolist() == given_.tolist()
-        else:
-            np.testing.assert_allclose(values.astype(float), given_, atol=1e-5 * abs(given_).max())
+    decoded = decode_table(columns, rows)
+    texts = [name for name in table if name.startswith("texts")]
+    for name in texts:
+        assert decoded[name].tolist() == table[name].values.tolist()
+    for name in coded:
+        assert decoded[name].astype(float).tolist() == table[name].values.tolist()
+    for name in table.keys() - {*texts, *coded}:
+        values, given_ = decoded[name].astype(float), table[name].values
+        np.testing.assert_allclose(values, given_, atol=1e-5 * abs(given_).max())
+    parts: dict[str, list[np.ndarray]] = {"numeric": [], "categorical": [], "binary": []}
     for column, place in zip(columns, encoded_slices(columns), strict=True):
-        part = rows[:, place]
-        if column.kind == "numeric":
-            assert abs(part.mean()) < 1e-2
-            assert part.std() == pytest.approx(1, abs=1e-2)
-        elif column.kind == "categorical":
-            assert (part.sum(1) == 1).all()
-        assert set(np.unique(part)) <= {0.0, 1.0} or column.kind == "numeric"
+        parts[column.kind].append(rows[:, place])
+    for part in parts["numeric"]:
+        assert abs(part.mean()) < 1e-2
+        assert part.std() == pytest.approx(1, abs=1e-2)
+    for part in parts["categorical"]:
+        assert (part.sum(1) == 1).all()
+    for part in [*parts["categorical"], *parts["binary"]]:
+        assert set(np.unique(part)) <= {0.0, 1.0}
     assert columns_from_json(columns_to_json(columns)) == columns
 
 

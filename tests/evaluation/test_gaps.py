@@ -74,8 +74,9 @@ def vamp_model(truth: LinearGaussian, components: int) -> flowvae.VAE:
     ).eval()  # fmt: skip
 
 
-@pytest.mark.parametrize("components", [1, 6, 7])
-def test_a_fitted_posterior_leaves_a_prior_of_the_same_head_alone(components):
+# With one component p(z|x) is Gaussian and nearly diagonal: nothing of a gap stays.
+@pytest.mark.parametrize(("components", "largest_gap"), [(1, 0.3), (6, math.inf), (7, math.inf)])
+def test_a_fitted_posterior_leaves_a_prior_of_the_same_head_alone(components, largest_gap):
     """With 6 data and 6 pseudo-inputs, offsets of the data once reached the prior."""
     truth = LinearGaussian(D=2, P=4, sigma=0.5)
     model, x = vamp_model(truth, components), truth.data(6)
@@ -85,8 +86,7 @@ def test_a_fitted_posterior_leaves_a_prior_of_the_same_head_alone(components):
     )
     assert (gaps["fitted_elbo"] < exact.log_prob + 5 * gaps["fitted_elbo_error"] + 2e-3).all()
     assert (gaps["amortization_gap"] > -5 * gaps["elbo_error"]).all()
-    if components == 1:  # p(z|x) is Gaussian and nearly diagonal: nothing of a gap stays
-        assert gaps["approximation_gap"].abs().max() < 0.3
+    assert gaps["approximation_gap"].abs().max() < largest_gap
 
 
 def test_log_p_of_the_gap_is_not_above_the_truth_and_its_error_covers():

@@ -46,9 +46,8 @@ def test_log_det_is_that_of_the_jacobian(case, constraint):
         # The determinant of a nearly singular matrix is itself only known to eps · cond.
         condition = torch.linalg.cond(J).item()
         tolerance = 1e-10 + 20 * torch.finfo(torch.float64).eps * condition
-        if tolerance < 1e-3:
-            assert truth.sign == 1
-            assert abs(ladj - truth.logabsdet) <= tolerance * max(1.0, abs(truth.logabsdet))
+        error = abs(ladj - truth.logabsdet) / max(1.0, abs(truth.logabsdet))
+        assert tolerance > 1e-3 or (truth.sign == 1 and error <= tolerance)
         total += ladj
     z_K, ladj = planar_flow(case[0], w, u, b, constraint)
     torch.testing.assert_close(z_K, z, rtol=1e-13, atol=1e-12)
@@ -60,7 +59,7 @@ def test_log_det_is_that_of_the_jacobian(case, constraint):
 def test_log_det_of_the_whole_map(constraint, scale):
     """D = 8, K = 16: slogdet of the composed Jacobian, to 1e-10 where it is well conditioned."""
     torch.manual_seed(0)
-    checked = 0
+    errors = []
     for _ in range(40):
         D, K = 8, 16
         z, w, u = (scale * torch.randn(*s, dtype=torch.float64) for s in ((D,), (K, D), (K, D)))
@@ -70,9 +69,9 @@ def test_log_det_of_the_whole_map(constraint, scale):
         )
         _, ladj = planar_flow(z, w, u, b, constraint)
         if torch.linalg.cond(J) < 1e4:
-            assert abs(ladj - torch.linalg.slogdet(J).logabsdet) < 1e-10
-            checked += 1
-    assert checked >= 10
+            errors.append(abs(ladj - torch.linalg.slogdet(J).logabsdet).item())
+    assert len(errors) >= 10
+    assert max(errors) < 1e-10
 
 
 def _exact(z, w, u, b, constraint):

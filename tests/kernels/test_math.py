@@ -40,9 +40,8 @@ def test_elementary_functions_to_the_last_places():
         v = mp.mpf(value)
         s = mp.log1p(mp.exp(v + a0))
         truth = [mp.tanh(v), mp.sech(v) ** 2, s - 1 - v, s - 1, s, 1 / (1 + mp.exp(-v - a0))]
-        slack = [2, 4, None, 4, None, 4]
-        for found, exact, ulps in zip(out[:, i], truth, slack, strict=True):
-            if ulps is not None:
-                assert found == pytest.approx(float(exact), rel=ulps * 2.3e-16, abs=1e-300), value
+        for k, ulps in ((0, 2), (1, 4), (3, 4), (5, 4)):
+            exact = pytest.approx(float(truth[k]), rel=ulps * 2.3e-16, abs=1e-300)
+            assert out[k, i] == exact, value
         assert out[2, i] == pytest.approx(float(truth[2]), rel=1e-14, abs=4e-16 * abs(value))
         assert out[4, i] == pytest.approx(float(truth[4]), rel=1e-10)

@@ -6,6 +6,7 @@ import ast
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ pytest.importorskip("numba")
 HELPERS = Path(__file__).parents[1] / "helpers"
 
 
-KERNELS = HELPERS.parent / "src/flowvae/kernels"
+KERNELS = Path(__file__).parents[2] / "src/flowvae/kernels"
 
 
 # glibc maps every block of a page or more on its own, unmaps it when it is freed, and fills what is
@@ -66,18 +67,25 @@ def test_kernels_keep_between_guard_pages(every):
     in_a_child("guard_pages.py", every)
 
 
-def test_an_address_is_taken_of_an_argument_only():
-    """numba frees a local array after the last use of its name, whoever has its address."""
+def addresses() -> Iterator[tuple[str, ast.FunctionDef, ast.expr]]:
+    """File, function and whose address is taken there, in all compiled code."""
     for path in sorted(KERNELS.rglob("*.py")):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
         if path.name in ("cpu_launch.py", "threads.py", "memory.py"):
             continue  # plain Python, which keeps what a name refers to
-        for function in (n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)):
-            arguments = {argument.arg for argument in function.args.args}
-            for node in ast.walk(function):
-                if isinstance(node, ast.Attribute) and node.attr in ("ctypes", "data_ptr"):
-                    owner = node.value
-                    assert isinstance(owner, ast.Name), f"{path.name}: {ast.unparse(node)}"
-                    assert owner.id in arguments, (
-                        f"{path.name}: {function.name} takes the address of {owner.id}, its own"
-                    )
+        for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(function, ast.FunctionDef):
+                for node in ast.walk(function):
+                    if isinstance(node, ast.Attribute) and node.attr in ("ctypes", "data_ptr"):
+                        yield path.name, function, node.value
+
+
+def test_an_address_is_taken_of_an_argument_only():
+    """numba frees a local array after the last use of its name, whoever has its address."""
+    found = list(addresses())
+    assert found
+    for file, function, owner in found:
+        arguments = {argument.arg for argument in function.args.args}
+        assert isinstance(owner, ast.Name), f"{file}: {ast.unparse(owner)}"
+        assert owner.id in arguments, (
+            f"{file}: {function.name} takes the address of {owner.id}, its own"
+        )

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -31,7 +32,6 @@ _COARSE_NOISE, _REACH = 13, 6.5  # and at ε ~ N(0, I): cells of width 1, to 6.5
 _FIRST_CUTOFF = 30.0  # nats below the peak that a coarse cell may lie, neighbours counted
 _CUTOFF = 22.0  # and a finer one: what is left out is e^-22 of the peak
 _RESOLVED = 12.0  # cells of equal mass that a resolved density fills at least, 4π σ²/h² at D = 2
-_MOST_CELLS = 2**19  # of a datum on one level: what has not settled then is given with its error
 _BATCH = 128
 _FINEST = 2**22  # cells along an axis: float32 tells no finer ones apart
 _SEEDS = 64
@@ -70,6 +70,7 @@ def quadrature(
     x: Float[Tensor, "B P"],
     *,
     tolerance: float = 1e-3,
+    most_cells: int = 2**19,
     keep: bool = False,
     advance: Callable[[int], None] = ignore,
 ) -> Quadrature:
@@ -79,6 +80,7 @@ def quadrature(
         model: with D ≤ 2, in evaluation mode.
         x: the data, (B, P).
         tolerance: two levels of the grid must agree so well, in nats.
+        most_cells: of a datum on one level; what has not settled then is given with its error.
         keep: also give p(z|x) on its grid.
         advance: called with the number of data done since the last call.
 
@@ -102,7 +104,7 @@ def quadrature(
     x = model.flatten(x)
     parts = []
     for part in x.split(_BATCH):
-        parts.append(_one_batch(model, part, tolerance, keep))
+        parts.append(_one_batch(model, part, _Limits(tolerance, most_cells), keep))
         advance(len(part))
     columns = [
         None if any(c is None for c in column) else torch.cat(column)
@@ -112,7 +114,12 @@ def quadrature(
     return Quadrature(*columns, posterior=posteriors)  # pyright: ignore[reportArgumentType]
 
 
-def _one_batch(model: VAE, x: Tensor, tolerance: float, keep: bool):
+class _Limits(NamedTuple):
+    tolerance: float
+    most_cells: int
+
+
+def _one_batch(model: VAE, x: Tensor, limits: _Limits, keep: bool):
     q = model.posterior(x)
     drawn = q.rsample((_SEEDS,), torch.Generator(x.device).manual_seed(0))  # (seeds, B, D)
     low, high = _box(model, drawn)
@@ -122,10 +129,10 @@ def _one_batch(model: VAE, x: Tensor, tolerance: float, keep: bool):
 
     grid = _Grid(low, high, _COARSE[model.latent_dim])
     seen = grid_log_joint(model, x, grid.all_centres())
-    evidence = _refine(joint, grid, seen, drawn, 0.0, tolerance, keep)
+    evidence = _refine(joint, grid, seen, drawn, 0.0, limits, keep)
     log_prob, error, _, points, kept = evidence
 
-    kl = _kl(model, x, q, drawn, (low, high), tolerance)
+    kl = _kl(model, x, q, drawn, (low, high), limits)
     if kl is None:
         return log_prob, error, None, None, points, kept
     mean, differs, more = kl
@@ -138,7 +145,7 @@ def _kl(
     q: LatentDistribution,
     drawn: Tensor,
     box: tuple[Tensor, Tensor],
-    tolerance: float,
+    limits: _Limits,
 ) -> tuple[Tensor, Tensor, Tensor] | None:
     """E_q[log q(z|x) - log p(x, z)], its error and the points used, (B,) each.
 
@@ -172,9 +179,7 @@ def _kl(
             seen = q.log_prob(grid.all_centres()[:, None]).T
         except NotImplementedError:
             return None
-    mass, differs, mean, points, _ = _refine(
-        integrand, grid, seen, drawn, math.nan, tolerance, False
-    )
+    mass, differs, mean, points, _ = _refine(integrand, grid, seen, drawn, math.nan, limits, False)
     return mean, torch.maximum(differs, mass.abs()), points
 
 
@@ -222,7 +227,7 @@ def _refine(
     seen: Tensor,
     drawn: Tensor,
     start: float,
-    tolerance: float,
+    limits: _Limits,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, list[tuple[Tensor, Tensor, float]]]:
     """Halve the cells that matter until each datum's integral and mean value stand still.
@@ -251,8 +256,8 @@ def _refine(
         now = torch.stack([log_total, mean]).cpu()
         differs = (now - last).abs().amax(0)
         result[3] += count.cpu()
-        done = (differs < tolerance) & (spread.cpu() >= _RESOLVED) & (count.cpu() > 0)
-        done |= (count.cpu() > _MOST_CELLS) | (grid.count >= _FINEST)
+        done = (differs < limits.tolerance) & (spread.cpu() >= _RESOLVED) & (count.cpu() > 0)
+        done |= (count.cpu() > limits.most_cells) | (grid.count >= _FINEST)
         done &= pending  # what was finished before has no cells any more, so no numbers
         pending &= ~done
         differs = differs.nan_to_num(math.inf)  # there was no level before

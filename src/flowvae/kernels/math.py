@@ -1,8 +1,9 @@
 """Elementary functions that LLVM turns into vector code, and the intrinsics they rest on.
 
 numba calls the C library for exp, log and tanh, one number at a time; these are branch-free
-polynomials instead, good to about 2 units in the last place of float64. They are written into their callers (``inline="always"``), which therefore must not be compiled with
-fastmath: reassociation would cancel the compensation terms.
+polynomials instead, good to about 2 units in the last place of float64. They are written into
+their callers (``inline="always"``), which therefore must not be compiled with fastmath:
+reassociation would cancel the compensation terms.
 """
 
 from __future__ import annotations

@@ -142,13 +142,13 @@ def test_inverse_undoes_the_map(case, constraint):
             rounding = max(rounding, (moved - again).abs().max().item())
         size = 1 + y.abs().max() + u.abs().max()
         assert ((again - y).abs() <= bound * size + 50 * rounding).all()
-        if rounding < bound:
-            assert error(forward_ladj, -ladj, floor=1.0) < 1000 * bound
+        assert error(forward_ladj, -ladj, floor=1.0) < 1000 * max(bound, rounding)
 
 
 @constraints
-@pytest.mark.parametrize("scale", [0.3, 1.0, 3.0])
-def test_round_trip_both_ways(constraint, scale):
+# Beyond a scale of 2, f⁻¹ itself magnifies rounding errors.
+@pytest.mark.parametrize(("scale", "tolerance"), [(0.3, 1e-9), (1.0, 1e-9), (3.0, 1e-3)])
+def test_round_trip_both_ways(constraint, scale, tolerance):
     """At ordinary parameters, plainly."""
     torch.manual_seed(0)
     shapes = (200, 5), (200, 8, 5), (200, 8, 5), (200, 8)
@@ -157,9 +157,8 @@ def test_round_trip_both_ways(constraint, scale):
     z_K, ladj = planar_flow(z, w, u, b, constraint)
     back, back_ladj = planar_flow_inverse(z_K, w, u, b, constraint)
     torch.testing.assert_close(planar_flow(back, w, u, b, constraint)[0], z_K, rtol=0, atol=1e-12)
-    if scale < 2:  # beyond, f⁻¹ itself magnifies rounding errors
-        torch.testing.assert_close(back, z, rtol=0, atol=1e-9)
-        torch.testing.assert_close(back_ladj, -ladj, rtol=0, atol=1e-9)
+    torch.testing.assert_close(back, z, rtol=0, atol=tolerance)
+    torch.testing.assert_close(back_ladj, -ladj, rtol=0, atol=tolerance)
 
 
 @constraints
