@@ -1,4 +1,4 @@
-"""For the doctests of src: a folder to write to, and no kernels whose compiler is not installed."""
+"""For the doctests of src: a folder to write to, and no file whose optional package is missing."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,8 +10,10 @@ _NEEDS = {
     "numba": [
         *(f"{_KERNELS}/{part}.py" for part in ("compile", "math", "vectors")),
         *map(str, Path(_KERNELS, "planar").glob("cpu*.py")),
+        "tests/helpers/guard_pages.py",
     ],
     "triton": [f"{_KERNELS}/planar/cuda.py"],
+    "sklearn": ["src/flowvae/estimator.py"],
 }
 collect_ignore = [f for need, files in _NEEDS.items() if not find_spec(need) for f in files]
 

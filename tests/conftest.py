@@ -22,13 +22,13 @@ _ROOMS = (
 )
 jaxtyping.install_import_hook([f"flowvae.{room}" for room in _ROOMS], "beartype.beartype")
 
-import numpy as np  # noqa: E402
-import pytest  # noqa: E402
-import torch  # noqa: E402
-from hypothesis import HealthCheck, settings  # noqa: E402
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
 
-import flowvae  # noqa: E402
-from flowvae.data import Dataset  # noqa: E402
+import flowvae
+from flowvae.data import Dataset
 
 settings.register_profile(
     "flowvae",

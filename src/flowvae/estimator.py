@@ -16,9 +16,8 @@ from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
 from flowvae.config import Config, resolve_config
-from flowvae.data import Column, Dataset, Split
-from flowvae.data.columns import is_constant
-from flowvae.data.scaling import moments
+from flowvae.data import Dataset, Split
+from flowvae.data.scaling import ColumnScaler
 from flowvae.device import choose_device
 from flowvae.errors import UserError, first_complaint
 from flowvae.evaluation.common_noise import common_draws
@@ -198,14 +197,14 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
             )
         z = torch.from_numpy(np.array(X, dtype=np.float64)).to(next(model.parameters()))
         chunks = z.split(self.model_.draws_at_once())
-        return self._decoded(torch.cat([model.decode(part).mean for part in chunks]))
+        return self._scaler.decode(torch.cat([model.decode(part).mean for part in chunks]))
 
     @torch.no_grad()
     def reconstruct(self, X: Any) -> np.ndarray:
         """The mean of p(x|z) over z ~ q(z|x), by ``num_samples`` draws: (N, P), in X's units."""
         model = self._inference_model()
         found = [model.decode(z).mean.mean(0) for _, z, _ in self._draws(model, X)]
-        return self._decoded(torch.cat(found))
+        return self._scaler.decode(torch.cat(found))
 
     @torch.no_grad()
     def score_samples(self, X: Any) -> np.ndarray:
@@ -219,7 +218,7 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
         for x, z, log_q in self._draws(model, X):
             log_joint = model.decode(z).log_prob(x) + model.prior().log_prob(z)
             found.append((log_joint - log_q).logsumexp(0) - math.log(len(z)))
-        return torch.cat(found).double().cpu().numpy() - self._log_volume()
+        return torch.cat(found).double().cpu().numpy() - self._scaler.log_volume
 
     def score(self, X: Any, y: Any = None) -> float:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The mean of :meth:`score_samples`, in nats per row: higher is better. y is ignored."""
@@ -237,7 +236,7 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
         generator = torch.Generator(device).manual_seed(seed)
         z = self.model_.prior().rsample((n_samples,), generator)
         x = [self.model_.draw(part, generator) for part in z.split(self.model_.draws_at_once())]
-        return self._decoded(torch.cat(x))
+        return self._scaler.decode(torch.cat(x))
 
     def save(self, path: str | Path) -> None:
         """Write one ``.safetensors`` file: weights, parameters, means and scales; no pickle.
@@ -314,13 +313,16 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
             raise ValueError(f"standardize: expected True, False or 'auto', got {wanted!r}")
         support = LIKELIHOODS[self.likelihood].support
         scaled = support in (REAL, COLUMNS) if wanted == "auto" else wanted
-        self.columns_ = self._fit_columns(X) if scaled else None
+        self.columns_ = ColumnScaler.fit(X, self._names(X)) if scaled else None
         device = choose_device(self.config_.training.device)
         dataset = self._dataset(X)
         model = build_vae(self.config_, (X.shape[1],), columns=self.columns_)
         self.model_: VAE = model.to(device).eval()
         self.elbo_: list[float] = []
         self._trainer = self._new_trainer(dataset)
+
+    def _names(self, X: np.ndarray) -> Sequence[str]:
+        return getattr(self, "feature_names_in_", [f"x_{k + 1}" for k in range(X.shape[1])])
 
     def _options_of_families(self) -> dict[str, Any]:
         """The options that are arguments here, of the families that have them."""
@@ -349,21 +351,10 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
 
     def _dataset(self, X: np.ndarray) -> Dataset:
         """X as the model is given it, once it is known to lie in the likelihood's support."""
-        split = Split(self._encoded(X))
+        split = Split(self._scaler.encode(X, np.float32))
         dataset = Dataset("arrays", split, split, (X.shape[1],), columns=self.columns_)
         check_support(self.config_.model.likelihood, dataset)
         return dataset
-
-    def _fit_columns(self, X: np.ndarray) -> tuple[Column, ...]:
-        names = getattr(self, "feature_names_in_", [f"x_{k + 1}" for k in range(X.shape[1])])
-        mean, scale = moments(Split(torch.from_numpy(np.array(X, np.float64, order="C"))))
-        if not np.isfinite([mean, scale]).all():
-            raise ValueError("X: expected columns with a finite variance, got one without")
-        scale = np.where(is_constant(mean, scale), 1.0, scale)
-        return tuple(
-            Column(str(name), "numeric", mean=float(m), scale=float(s))
-            for name, m, s in zip(names, mean, scale, strict=True)
-        )
 
     def _epoch(self) -> None:
         try:
@@ -372,7 +363,7 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
         finally:
             self.model_.eval()
         elbo = self._trainer.means.read()["elbo"]
-        self.elbo_.append(elbo - self._log_volume())
+        self.elbo_.append(elbo - self._scaler.log_volume)
         if self.verbose:
             line = f"epoch {len(self.elbo_)}: ELBO {self.elbo_[-1]:.3f} nats per row\n"
             sys.stderr.write(line)
@@ -391,25 +382,12 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
         X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
         self._dataset(X)
         like = next(model.parameters())
-        for part in self._encoded(X, np.float64).split(self.model_.draws_at_once(self.num_samples)):
+        at_once = self.model_.draws_at_once(self.num_samples)
+        for part in self._scaler.encode(X, np.float64).split(at_once):
             x = part.to(like)
             z, log_q = common_draws(model, x, self.num_samples, self._seed)
             yield x, z, log_q
 
-    def _encoded(self, X: np.ndarray, dtype: type[np.floating] = np.float32) -> Tensor:
-        if self.columns_ is not None:
-            X = (X - self._vector("mean")) / self._vector("scale")
-        return torch.from_numpy(np.array(X, dtype=dtype, order="C"))
-
-    def _decoded(self, x: Tensor) -> np.ndarray:
-        found = x.double().cpu().numpy()
-        if self.columns_ is None:
-            return found
-        return found * self._vector("scale") + self._vector("mean")
-
-    def _vector(self, name: str) -> np.ndarray:
-        return np.array([getattr(column, name) for column in self.columns_ or ()])
-
-    def _log_volume(self) -> float:
-        """log |det| of standardising is minus this: Σ log scale, in nats."""
-        return 0.0 if self.columns_ is None else float(np.log(self._vector("scale")).sum())
+    @property
+    def _scaler(self) -> ColumnScaler:
+        return ColumnScaler(self.columns_)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
+pyarrow = pytest.importorskip("pyarrow")
+
 import gzip
 import struct
 import subprocess
@@ -13,7 +17,6 @@ from zipfile import ZIP_DEFLATED, ZipFile
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 from PIL import Image
 
 BUDGET = 0.1  # GiB

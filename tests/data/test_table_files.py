@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
+pyarrow = pytest.importorskip("pyarrow")
+
 import re
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 
 from flowvae import UserError
 from flowvae.data import decode_table, load_dataset

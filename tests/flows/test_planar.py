@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
+mpmath = pytest.importorskip("mpmath")
+
 import math
 
-import mpmath
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import builtins
-import importlib.util
-
-import mpmath
-import numpy as np
 import pytest
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("numba") is None, reason="numba is not installed"
-)
+mpmath = pytest.importorskip("mpmath")
+pytest.importorskip("numba")
+
+import builtins
+
+import numpy as np
 
 
 def test_elementary_functions_to_the_last_places():

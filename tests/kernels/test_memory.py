@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 pytest.importorskip("numba")
+
+import torch
 
 
 def test_memory_of_results_is_used_again_once_nobody_holds_it():

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
+pytest.importorskip("numba")
+
 from queue import SimpleQueue
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,8 +17,6 @@ from torch import Tensor
 from flowvae.flows import planar_flow
 from flowvae.kernels import math
 from flowvae.kernels import threads as kernel_threads
-
-pytest.importorskip("numba")
 
 
 @given(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
+mpmath = pytest.importorskip("mpmath")
+
 import itertools
 
-import mpmath
-import pytest
 import torch
 
 import flowvae

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
+mpmath = pytest.importorskip("mpmath")
+
 import math
 
-import mpmath
 import numpy as np
-import pytest
 import torch
 
 from tests.helpers.likelihoods import likelihood

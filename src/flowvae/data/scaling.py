@@ -13,7 +13,7 @@ from flowvae.data.dataset import Dataset, Split
 from flowvae.data.rows import FileRows
 from flowvae.errors import UserError
 
-__all__ = ["moments", "standardize"]
+__all__ = ["ColumnScaler", "moments", "standardize"]
 
 _VALUES_AT_ONCE = 2**20
 
@@ -65,6 +65,45 @@ def standardize(dataset: Dataset, columns: Sequence[Column] | None = None) -> Da
         for name, split in dataset.splits.items()
     }
     return replace(dataset, columns=tuple(columns), **splits)
+
+
+class ColumnScaler:
+    """Arrays (N, P) in the data's own units, to standardised numbers and back.
+
+    Args:
+        columns: their means and scales; none if they stay as they are.
+    """
+
+    def __init__(self, columns: Sequence[Column] | None) -> None:
+        self.mean = np.array([column.mean for column in columns or ()] or 0.0)
+        self.scale = np.array([column.scale for column in columns or ()] or 1.0)
+
+    @property
+    def log_volume(self) -> float:
+        """Σ log scale: log |det| of standardising is minus this."""
+        return float(np.log(self.scale).sum())
+
+    def encode(self, X: np.ndarray, dtype: type[np.floating]) -> torch.Tensor:
+        return torch.from_numpy(np.array((X - self.mean) / self.scale, dtype=dtype, order="C"))
+
+    def decode(self, x: torch.Tensor) -> np.ndarray:
+        return x.double().cpu().numpy() * self.scale + self.mean
+
+    @staticmethod
+    def fit(X: np.ndarray, names: Sequence[str]) -> tuple[Column, ...]:
+        """The columns of X (N, P); a constant one is shifted only.
+
+        Raises:
+            ValueError: a column has no finite variance.
+        """
+        mean, scale = moments(Split(torch.from_numpy(np.array(X, np.float64, order="C"))))
+        if not np.isfinite([mean, scale]).all():
+            raise ValueError("X: expected columns with a finite variance, got one without")
+        scale = np.where(is_constant(mean, scale), 1.0, scale)
+        return tuple(
+            Column(str(name), "numeric", mean=float(m), scale=float(s))
+            for name, m, s in zip(names, mean, scale, strict=True)
+        )
 
 
 def moments(split: Split) -> tuple[np.ndarray, np.ndarray]:

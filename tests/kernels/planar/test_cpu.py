@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pytest
+
+pytest.importorskip("numba")
+
 import torch
 from torch import Tensor
 
 from flowvae.flows import planar_flow, planar_flow_inverse
 from flowvae.kernels.planar import cpu_launch
-
-pytest.importorskip("numba")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
