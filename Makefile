@@ -7,7 +7,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 .PHONY: train test test-fast lint docs docs-serve results bench gpu wheels clean help
 
 help:
-	@echo "make train      train the starting text's model on MNIST, evaluate it, draw its pictures"
+	@echo "make train      train the tutorial's model on MNIST, evaluate it, draw its pictures"
 	@echo "make test       the whole suite"
 	@echo "make test-fast  the suite without its slow tests"
 	@echo "make lint       style and types"

@@ -6,7 +6,7 @@ The seed's model (784-500-2-500-784, K = 3) on binarized MNIST test images: log 
 each, with all that is reported beside it, and in turn with it the two matrix products of as many
 decoder passes. Then how fast ∂ log q/∂z of a planar posterior is, for path gradients: by the fused
 inverse, and forward by Sherman and Morrison's formula. The figures go to
-``docs/results/evaluation.json`` and ``docs/evaluation.md``; with ``--quick``, which is to see that
+``docs/results/evaluation.json`` and ``docs/benchmarks.md``; with ``--quick``, which is to see that
 this program works, to ``runs/bench-quick``.
 """
 
@@ -63,8 +63,8 @@ def main() -> None:
     (docs / "results").mkdir(parents=True, exist_ok=True)
     (docs / "results" / "evaluation.json").write_text(json.dumps(found, indent=2) + "\n")
     if options.quick:
-        shutil.copy(ROOT / "docs" / "evaluation.md", docs / "evaluation.md")
-    replace_between(docs / "evaluation.md", "evaluation-bench", _table(found))
+        shutil.copy(ROOT / "docs" / "benchmarks.md", docs / "benchmarks.md")
+    replace_between(docs / "benchmarks.md", "evaluation-bench", _table(found))
     print(_table(found))
     timed = found["importance"]
     for met, text in (

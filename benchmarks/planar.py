@@ -5,7 +5,7 @@
 Medians of forward and of forward + backward (gradients of all four inputs) in float32, every rival
 of ``benchmarks/rivals.py`` in turn in each round, so that noise hits all alike. A rival that does
 not agree with ``planar_flow`` is not measured. The figures go to ``docs/results/planar.json``, the
-tables into ``docs/planar.md``, the plot to ``docs/images/planar-bench.png``; with ``--quick``,
+tables into ``docs/benchmarks.md``, the plot to ``docs/images/planar-bench.png``; with ``--quick``,
 which is to see that this program works, to ``runs/bench-quick`` instead. ``--device cuda``
 compares with the loop and with a copy on the device, and replaces its own table only.
 """
@@ -281,7 +281,7 @@ def _publish(
     kept = docs / "results" / f"{name}.json"
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    text, page = table(found), docs / "planar.md"
+    text, page = table(found), docs / "benchmarks.md"
     print(f"\n{text}\n")
     mark = name.replace("planar", "planar-bench")
     if page.exists() and f"<!-- {mark} -->" in page.read_text(encoding="utf-8"):

@@ -1,8 +1,9 @@
-"""The starting text's program, written afresh from its description: what training cost there.
+"""What training cost in the tutorial "Variational Autoencoder with Planar Flows".
 
-Its loader (one picture at a time through PIL, no workers), its layers, its flow one layer at a time
-and its loop, corrected only so far as to run and to train: the flow composes, the objective has its
-missing terms, tensors follow the input's device. Nothing here is used by flowvae.
+Its program, written afresh from its description: its loader (one picture at a time through PIL, no
+workers), its layers, its flow one layer at a time and its loop, corrected only so far as to run and
+to train: the flow composes, the objective has its missing terms, tensors follow the input's device.
+Nothing here is used by flowvae.
 """
 
 from __future__ import annotations

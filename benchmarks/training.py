@@ -1,10 +1,10 @@
-"""What a training step costs, beside the starting text's script and beside its matrix products.
+"""What a training step costs, beside the tutorial's script and beside its matrix products.
 
     python -m benchmarks.training [--quick] [--rounds N] [--device cpu|cuda]
 
-Four tables go to ``docs/training.md`` and ``docs/results/training.json`` (``training-cuda`` on a
-CUDA device): an epoch of the starting script against flowvae's; a step against its floor, which is
-the matrix products of the same sizes and one pass of the optimizer; what a flow costs beyond the
+Four tables go to ``docs/benchmarks.md`` and ``docs/results/training.json`` (``training-cuda`` on a
+CUDA device): an epoch of the tutorial's script against flowvae's; a step against its floor, which
+is the matrix products of the same sizes and one pass of the optimizer; what a flow costs beyond the
 products of its wider heads; how time and peak memory grow with batch and data. What is compared is
 measured in turn in every round. ``--quick`` is to see that this program works; it writes to
 ``runs/bench-quick``.
@@ -83,7 +83,7 @@ def main() -> None:
     kept.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     text = tables(found)
     print(f"\n{text}\n")
-    page = docs / "training.md"
+    page = docs / "benchmarks.md"
     if page.exists() and f"<!-- {name}-bench -->" in page.read_text(encoding="utf-8"):
         replace_between(page, f"{name}-bench", text)
     plot(found, docs / "images" / f"{name}-bench.png")
@@ -156,7 +156,7 @@ def _epochs(data: Dataset, rounds: int, device: str) -> dict[str, Any]:
     pixels = np.asarray(data.train.data).reshape(-1, 28, 28)
     assert data.train.labels is not None  # noqa: S101 - MNIST has them
     script = epoch_of_starting_script(pixels, data.train.labels.numpy(), device)
-    calls: dict[str, Call] = {"starting script": script}
+    calls: dict[str, Call] = {"script of the tutorial": script}
     for precision in ("float32", "bfloat16"):
         trainer = _trainer(data, device, precision=precision)
         calls[precision] = _epoch(trainer)
@@ -165,7 +165,7 @@ def _epochs(data: Dataset, rounds: int, device: str) -> dict[str, Any]:
             resolve_config(precision=precision), device, len(trainer.batches)
         )
     times = in_turn(calls, max(2, rounds), device)
-    script = times["starting script"]
+    script = times["script of the tutorial"]
     return {name: _row(ms) | _ratio(script, ms) for name, ms in times.items()}
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import jaxtyping
 
-# Before anything of flowvae is imported: the rooms through which tensors walk.
-_ROOMS = (
+# Before anything of flowvae is imported: the modules that handle tensors.
+_CHECKED = (
     *("flows.planar", "flows.reference", "flows.radial", "flows.householder", "flows.sylvester"),
     *(
         "flows.layered",
@@ -20,7 +20,7 @@ _ROOMS = (
     *("distributions", "posteriors", "priors"),
     *("likelihoods", "networks", "vae", "evaluation"),
 )
-jaxtyping.install_import_hook([f"flowvae.{room}" for room in _ROOMS], "beartype.beartype")
+jaxtyping.install_import_hook([f"flowvae.{module}" for module in _CHECKED], "beartype.beartype")
 
 import numpy as np
 import pytest

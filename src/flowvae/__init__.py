@@ -56,11 +56,11 @@ _HOME = {
 }
 
 
-_ROOMS = {"data", "distributions", "evaluation", "figures", "flows", "objectives", "training"}
+_SUBPACKAGES = {"data", "distributions", "evaluation", "figures", "flows", "objectives", "training"}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _ROOMS:
+    if name in _SUBPACKAGES:
         return import_module(f"flowvae.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'flowvae' has no attribute {name!r}")

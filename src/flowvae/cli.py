@@ -81,7 +81,7 @@ def _out(what: str) -> Callable[..., Any]:
 def cli() -> None:
     """Variational autoencoders whose posterior is bent by normalizing flows.
 
-    flowvae train            trains the starting text's model on MNIST and leaves a run folder;
+    flowvae train            trains the tutorial's model on MNIST and leaves a run folder;
     flowvae evaluate RUN     and the others work on such a folder;
     flowvae compare RUN RUN  on several.
     """

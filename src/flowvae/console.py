@@ -25,7 +25,7 @@ def run_command(cli: click.Command, arguments: list[str] | None = None) -> None:
 class _Output:
     """A stream whose reader may go away, and whose encoding may lack a character.
 
-    Neither ends a training: what nobody reads is dropped, what cannot be written is replaced.
+    Neither ends a training: text without a reader is dropped, missing characters are replaced.
     """
 
     def __init__(self, stream: Any) -> None:

@@ -151,10 +151,10 @@ class Objective:
         return cls(samples, beta, free_bits, ramp)
 
     def check(self, model: VAE) -> None:
-        """See that the model's posterior can serve: that it has what the estimator asks of it.
+        """Check that the model's posterior has what this estimator needs.
 
         Raises:
-            UserError: a path gradient is asked of a posterior without ``log_prob`` at given z.
+            UserError: the posterior lacks the ``log_prob`` at given z that a path gradient needs.
         """
         if not self.path_gradient:
             return
@@ -285,7 +285,7 @@ def _times(weight: Weight, term: Tensor) -> Tensor:
 
 
 def _weigh_twice(z: Tensor, log_weight: Tensor, beta: Weight) -> None:
-    """On the way back, multiply ∂L_S/∂z_s = w̃_s ∂ℓ_s/∂z_s by w̃_s once more.
+    """In the backward pass, multiply ∂L_S/∂z_s = w̃_s ∂ℓ_s/∂z_s by w̃_s once more.
 
     With a KL weighted by β the dropped score term is β w̃_s ∇ log q, whose mean is that of
     β (w̃_s - w̃_s²) (∂ℓ_s/∂z_s) ∇z_s: so the factor is 1 - β (1 - w̃_s), which is w̃_s at β = 1.

@@ -22,7 +22,7 @@ _LINE_SECONDS = 20.0
 
 
 def elbo_name(pseudo_likelihood: bool) -> str:
-    """``ELBO``, or ``pseudo-ELBO`` on grey pixels, so that nobody takes one for the other."""
+    """``ELBO``, or ``pseudo-ELBO`` on grey pixels, so that the two are not confused."""
     return "pseudo-ELBO" if pseudo_likelihood else "ELBO"
 
 

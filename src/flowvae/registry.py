@@ -18,7 +18,7 @@ __all__ = ["FAMILIES", "LIKELIHOODS", "NETWORKS", "OBJECTIVES", "POSTERIORS", "P
 class Registry(Mapping[str, Any]):
     """Names of one kind of part, each with a class or the ``"module:Class"`` to import it from.
 
-    A name may itself be such a ``"module:Class"``, so that a class of one's own needs no line here:
+    A name may itself be such a ``"module:Class"``, so that your own class needs no line here:
     ``--posterior mymodule:MyPosterior``.
 
     Examples:
@@ -32,7 +32,7 @@ class Registry(Mapping[str, Any]):
     def __init__(self, kind: str, entries: dict[str, Any]) -> None:
         self.kind = kind
         self._entries = entries
-        self._given: dict[str, type] = {}  # classes of one's own, given in Python
+        self._given: dict[str, type] = {}  # classes given in Python
 
     def __getitem__(self, name: str) -> Any:
         if name in self._given:

@@ -6,7 +6,7 @@ from flowvae import PRESETS, Config, preset
 from flowvae.config import Part
 
 
-def test_original_is_the_starting_text():
+def test_original_is_the_tutorial():
     config = preset("original")
     assert config == Config()
     assert (config.hidden_dims, config.latent_dim, config.num_flows) == ((500,), 2, 3)

@@ -197,7 +197,7 @@ def test_float32_extremes_are_finite(D, K, seed, kind, constraint):
 
 @constraints
 def test_three_flows_are_not_the_last_alone(constraint):
-    """The starting text's error: every layer acted on z₀ and only the last was returned."""
+    """The tutorial's error: every layer acted on z₀ and only the last was returned."""
     torch.manual_seed(0)
     z, w, u, b = torch.randn(50, 2), torch.randn(3, 2), torch.randn(3, 2), torch.randn(3)
     all_three, _ = planar_flow(z, w, u, b, constraint)

@@ -1,4 +1,4 @@
-"""The planar kernels on memory that ends at a page nobody may touch (run by test_memory.py).
+"""The planar kernels on memory that ends at a protected page (run by test_memory.py).
 
 Inputs, outputs and what is kept lie at the end of their last page, the next one is protected: a
 number read or written too far kills the process. Or they begin where a protected page ends.

@@ -26,7 +26,7 @@ from flowvae.kernels import threads as kernel_threads
     helped=st.lists(st.booleans(), max_size=300),
 )
 def test_every_task_is_claimed_once(tasks, n, threads, helped):
-    """Whoever comes when: on the way there (0 threads), and on the way back."""
+    """Whichever thread comes first: in the forward pass (0 threads) and in the backward pass."""
     counter = np.zeros(5, np.int64)
     counter[4] = threads
     claim, claimed = math.claim.py_func, []

@@ -1,4 +1,4 @@
-"""The same commands on one's own data: grey and colour pictures, tables; and runs of before."""
+"""The same commands on a user's data: grey and colour pictures, tables; and runs of before."""
 
 from __future__ import annotations
 

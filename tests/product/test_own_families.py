@@ -35,7 +35,7 @@ class Shift(Bijection):
 
 
 class ShiftPosterior(FlowPosterior):
-    """K translations: what a family of one's own looks like."""
+    """K translations: a family outside the repository."""
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         return {"shift": (self.num_flows, self.latent_dim)}

@@ -10,7 +10,7 @@ from flowvae.vae import ElboTerms
 
 
 class _Graphs:
-    """What StepGraph asks of torch.cuda, on the CPU: a record is replayed by computing anew."""
+    """What StepGraph uses of torch.cuda, on the CPU: a record is replayed by computing anew."""
 
     def __init__(self, monkeypatch, fails: bool = False) -> None:
         self.replays = 0

@@ -18,7 +18,7 @@ __all__ = ["ConfigCommand", "config_options", "data_options", "given_values"]
 
 
 class _Family(click.ParamType):
-    """A name in a registry as it stands when the flag is read, or a class of one's own."""
+    """A name in a registry as it stands when the flag is read, or a MODULE:CLASS."""
 
     name = "NAME"
 

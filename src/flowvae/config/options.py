@@ -30,7 +30,7 @@ __all__ = [
     "options_of",
 ]
 
-# No use has larger ones, and memory is not asked for by a number that nobody checked.
+# Larger values are mistakes; checking them here keeps them from allocating memory.
 MOST = 10**9
 PositiveInt = Annotated[int, Field(ge=1, le=MOST)]
 NumFlows = Annotated[int, Field(ge=0, le=100_000)]

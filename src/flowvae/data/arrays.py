@@ -119,7 +119,7 @@ def _label(name: str, x: np.ndarray | ArrayFile, column: str) -> SourceArrays:
 
 
 def whole_or_real(values: np.ndarray) -> np.ndarray:
-    """Labels: numbers that are all whole, and not too large to be told apart, as int64."""
+    """Labels: numbers that are all whole, and exact in their type, as int64."""
     if values.dtype.kind == "f":
         # NaN and infinity are not below.
         whole = (abs(values) < 2**53) & (values == np.round(values))

@@ -152,7 +152,7 @@ class Dataset:
         test: what is held out, for the final figures.
         data_shape: shape of one datum, such as (28, 28).
         binarization: the policy that was applied, see :func:`flowvae.data.binarize`.
-        validation: what is held out for decisions on the way, such as when to stop.
+        validation: held out for decisions during training, such as when to stop.
         columns: of a table, what the values mean; else none.
         label_names: what the labels 0, 1, … stand for, where they have names.
         record: how the splits were made: seed, fractions, counts, hashes of the row numbers.

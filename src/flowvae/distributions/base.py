@@ -1,4 +1,4 @@
-"""What the model asks of a distribution over z."""
+"""The interface of a distribution over z."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class FlowSample(NamedTuple):
 
 
 class LatentDistribution(Distribution):
-    """What VAE asks of q(z|x) and p(z), on top of ``torch.distributions.Distribution``.
+    """What q(z|x) and p(z) have on top of ``torch.distributions.Distribution``.
 
     A subclass writes :meth:`rsample_terms`; a Gaussian has ladj = 0. ``generator`` makes draws
     independent of torch's global random state.

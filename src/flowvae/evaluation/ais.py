@@ -11,7 +11,7 @@ mean is p(x); the mean of its logarithm lies below log p(x), the less so the lon
 Step sizes are learned in a shorter run beforehand, for each datum along the path, and then stand
 still: steps that followed a chain's own past would bias its weight.
 
-With x simulated from the model, a draw z ~ p(z|x) is at hand: the z that x was made from. Chains
+With x simulated from the model, the z that x was made from is a draw of p(z|x). Chains
 run backwards from it have weights of mean 1/p(x), whose logarithm bounds log p(x) from above
 (bidirectional Monte Carlo): between the two bounds lies the truth, on average over x.
 
@@ -219,7 +219,7 @@ class _State:
         return self.by_start + beta * self.by_ratio
 
     def where(self, accepted: Tensor, other: _State) -> _State:
-        """The other's chains where accepted (C, B), one's own elsewhere."""
+        """The other's chains where accepted (C, B), these elsewhere."""
         chosen = accepted.unsqueeze(-1)
         return _State(
             torch.where(chosen, other.z, self.z),

@@ -24,7 +24,7 @@ __all__ = ["Comparison", "check_comparable", "compare_values"]
 
 @runtime_checkable
 class Compared(Protocol):
-    """What is asked of a run, see :class:`flowvae.Run`."""
+    """What a run needs to be compared, see :class:`flowvae.Run`."""
 
     path: Path
     config: Config
@@ -96,7 +96,7 @@ class Comparison:
 
 
 def check_comparable(runs: Sequence[Compared]) -> None:
-    """Refuse runs whose figures do not speak of the same thing.
+    """Refuse runs whose figures cannot be compared.
 
     Raises:
         UserError: fewer than two runs; or another data set, binarization, split, or kind of

@@ -1,4 +1,4 @@
-"""log p(x) by importance sampling, with what tells whether to believe it.
+"""log p(x) by importance sampling, with diagnostics of its reliability.
 
 With S draws z_s ~ q(z|x) and weights w_s = p(x, z_s) / q(z_s|x), in nats per datum:
 
@@ -7,7 +7,7 @@ With S draws z_s ~ q(z|x) and weights w_s = p(x, z_s) / q(z_s|x), in nats per da
     se  = √((S / ESS - 1) / (S - 1))   of L_S: the relative standard error of the mean weight
     k̂                                  the shape of the weights' upper tail (Pareto)
 
-Below k̂ = min(1 - 1/log₁₀ S, 0.7) the standard error can be believed. Above it the tail is so
+Below k̂ = min(1 - 1/log₁₀ S, 0.7) the standard error is reliable. Above it the tail is so
 heavy that more samples hardly help, and L_S is likely to be too low.
 
 Sources: "Importance Weighted Autoencoders", arXiv 1509.00519; "Pareto Smoothed Importance
@@ -135,7 +135,7 @@ def of_weights(log_weights: Tensor) -> dict[str, Tensor]:
 
 
 def reliable_pareto_k(samples: int) -> float:
-    """The k̂ up to which S weights can be believed: min(1 - 1/log₁₀ S, 0.7) (arXiv 1507.02646).
+    """The k̂ up to which S weights are reliable: min(1 - 1/log₁₀ S, 0.7) (arXiv 1507.02646).
 
     Examples:
         >>> reliable_pareto_k(100), reliable_pareto_k(5000)
@@ -145,7 +145,7 @@ def reliable_pareto_k(samples: int) -> float:
 
 
 def share_above(k: Tensor, samples: int) -> float | None:
-    """Which share of data has a k̂ too large to be believed; none where S is too small for k̂."""
+    """The share of data whose k̂ is too large to be reliable; none where S is too small for k̂."""
     if k.isnan().all():
         return None
     return (k > reliable_pareto_k(samples)).double().mean().item()

@@ -22,8 +22,8 @@ _MOST_UNITS = 8
 
 @torch.no_grad()
 def evaluation_figure(evaluation: FullEvaluation, model: VAE, z: Tensor) -> Figure:
-    """Four panels: what each method says, where the nats are, whether weights can be believed,
-    and the aggregate posterior beside the prior.
+    """Four panels: each method's log p(x), the inference gap, the reliability of the weights, and
+    the aggregate posterior beside the prior.
 
     Args:
         evaluation: all of it.
@@ -35,7 +35,7 @@ def evaluation_figure(evaluation: FullEvaluation, model: VAE, z: Tensor) -> Figu
     axes = figure.subplots(2, 2)
     _methods(axes[0, 0], evaluation)
     _gaps(axes[0, 1], summary)
-    _believable(axes[1, 0], evaluation)
+    _reliability(axes[1, 0], evaluation)
     _aggregate(axes[1, 1], model, z)
     for panel in axes.flat:
         panel.spines[["top", "right"]].set_visible(False)
@@ -104,7 +104,7 @@ def _gaps(panel: Axes, summary: dict[str, Any]) -> None:
     )
 
 
-def _believable(panel: Axes, evaluation: FullEvaluation) -> None:
+def _reliability(panel: Axes, evaluation: FullEvaluation) -> None:
     """How far importance sampling is off, against the tail of its weights."""
     found, summary = evaluation.per_datum, evaluation.summary
     exact = "quadrature" if "quadrature" in found else "ais"
@@ -123,7 +123,7 @@ def _believable(panel: Axes, evaluation: FullEvaluation) -> None:
     panel.set(
         xlabel="k̂ of the weights",
         ylabel=f"importance sampling − {name}, nats",
-        title=f"Can the weights be believed? ({n} data)",
+        title=f"Reliability of the weights ({n} data)",
     )
 
 

@@ -106,10 +106,10 @@ def add_atomically(context, address, amount):
 def claim(counter, tasks, n, from_the_end):
     """The first of n tasks that no other thread gets; ``tasks`` if none are left.
 
-    The caller's thread takes from the front and helpers from the end; the way back begins where
-    they met. So each core meets data that it has in its cache still. ``counter`` is of claims, of
-    tasks done, of claims at the front and at the end; last, on the way back, how many threads
-    there are, else 0.
+    The caller's thread takes from the front and helpers from the end; the backward pass begins
+    where they met, so each core meets data that it still has in its cache. ``counter`` is of
+    claims, of tasks done, of claims at the front and at the end; last, in the backward pass, how
+    many threads there are, else 0.
     """
     address = counter.ctypes.data
     claims = (tasks + n - 1) // n

@@ -45,7 +45,7 @@ def run(
     """Call ``kernel(*arguments, counter, from_the_end)``, by several threads if ``cost`` ns pay.
 
     It claims tasks (``math.claim``) until all are taken, and counts those that it has
-    done. ``back`` is the way back through what a forward pass of as many tasks went through.
+    done. ``back`` is the backward pass of a forward pass of as many tasks.
     """
     counter = np.zeros(5, np.int64)
     threads = int(cost / _WORTH_A_THREAD)

@@ -158,8 +158,8 @@ class Trainer:
     def _clip_and_step(self) -> bool | Tensor:
         """Clip to ``max_grad_norm`` and step, if the norm is finite; say whether it was.
 
-        Off the CPU the answer is a tensor, nobody waits for the device, and it is the optimizer
-        that leaves the update out.
+        Off the CPU the answer is a tensor, so the device is not synchronized, and the optimizer
+        leaves the update out.
         """
         most, optimizer = self.training.max_grad_norm, self.optimizer
         norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])

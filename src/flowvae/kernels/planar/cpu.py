@@ -245,8 +245,8 @@ _T_K, _R_K, _A_BAR, _WU_BAR, _WW_BAR2 = range(5)
 def backward(*arguments):
     """The adjoint: gradients of z, w, u and b from those of z_K and Σ ladj_k.
 
-    z_{k-1} is walked back from z_k = z_{k-1} + û_k tanh a_k, so all that was kept is ``KEPT``
-    numbers a layer, beside ``z_K`` in float64: the rounding of the result would be walked back
+    z_{k-1} is recomputed from z_k = z_{k-1} + û_k tanh a_k, so all that was kept is ``KEPT``
+    numbers a layer, beside ``z_K`` in float64: the rounding of the result would spread
     with it. If ``around``, gradients of w and u are written around the cache.
     """
     D = arguments[13]
@@ -316,7 +316,7 @@ def _backward(
 
 @exact
 def inverse_backward(*arguments):
-    """The inverse's adjoint by the implicit function theorem, walking forward from z.
+    """The inverse's adjoint by the implicit function theorem, from z forwards.
 
     -ā = β = (h ûᵀz̄ + λ̄ κ) / (1 + h c) is Sherman and Morrison's z̄_k = J⁻ᵀ (z̄_{k-1} - λ̄ κ w).
     """

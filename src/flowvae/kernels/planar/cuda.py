@@ -4,7 +4,7 @@ Letters are those of docs/model.md; the mathematics is cpu_scalars.py's. There a
 each (K, D), and S points for each, (S, P, D). Arithmetic is float64 whatever the tensors hold: a
 rounding of a_k in float32 would be multiplied by every later layer.
 
-A program works on a tile (ROWS, WIDTH) of points, WIDTH ≥ D, and walks the layers in a loop. If
+A program works on a tile (ROWS, WIDTH) of points, WIDTH ≥ D, and loops over the layers. If
 S = 1 its rows are sets with their own parameters, (ROWS, WIDTH); else they are samples of one
 set, and what belongs to the set is (1, WIDTH) or (1,) and broadcasts.
 
@@ -219,8 +219,8 @@ def _walk_back(
 ):  # fmt: skip
     """The adjoint of the map, or of its inverse if INVERTED: gradients of the start, w, u and b.
 
-    z_{k-1} is walked back from z_k = z_{k-1} + û_k tanh a_k, so a_k and the exact end are all that
-    was kept. The inverse's adjoint walks forward from z, by the implicit function theorem:
+    z_{k-1} is recomputed from z_k = z_{k-1} + û_k tanh a_k, so a_k and the exact end are all that
+    was kept. The inverse's adjoint starts from z, by the implicit function theorem:
     -ā = (h ûᵀz̄ + λ̄ κ) / (1 + h m). The gradients of layer k rest on four sums over samples,
     T = Σ ±t z̄_k, A = Σ ā z_{k-1}, Σ λ̄ ∂ladj/∂(wᵀu) and Σ ā. A program has all samples of its
     sets, so no other adds to them; where the samples are several blocks, ``sums``

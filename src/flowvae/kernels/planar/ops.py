@@ -2,7 +2,7 @@
 
 ``flowvae::planar`` and ``flowvae::planar_inverse`` work on points (S, P, D) and parameter sets
 (P, K, D), (P, K, D), (P, K); ``flowvae::planar_pullback`` is the adjoint of both. The first two
-also give what the adjoint needs and nobody else reads: a_k and the exact end of the walk, float64.
+also give what only the adjoint needs: a_k and the end point in float64.
 """
 
 import os
