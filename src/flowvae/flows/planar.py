@@ -227,7 +227,7 @@ def _dispatch(
     if dtype in (torch.bfloat16, torch.float16):
         z, w, u, b = z.float(), w.float(), u.float(), b.float()
     if _kernels_fit(z, w, b):
-        out, ladj = (ops.walk if usual else _by_kernel)(z, w, u, b, shift, inverted)
+        out, ladj = (ops.planar_map if usual else _by_kernel)(z, w, u, b, shift, inverted)
     else:
         out, ladj = (reference.inverse if inverted else reference.forward)(z, w, u, b, shift)
     return (out, ladj) if out.dtype == dtype else (out.to(dtype), ladj.to(dtype))
@@ -281,7 +281,7 @@ def _by_kernel(
     P = math.prod([batch[i] for i in kept])
     z = z.expand((*batch, D)).permute(*order, len(batch)).reshape(-1, P, D)
     w, u = (x.expand((*sets, K, D)).reshape(P, K, D) for x in (w, u))
-    out, ladj = ops.walk(z, w, u, b.expand((*sets, K)).reshape(P, K), shift, inverted)
+    out, ladj = ops.planar_map(z, w, u, b.expand((*sets, K)).reshape(P, K), shift, inverted)
     shape = [batch[i] for i in order]
     back = sorted(range(len(order)), key=order.__getitem__)
     out = out.reshape([*shape, D]).permute(*back, len(batch))

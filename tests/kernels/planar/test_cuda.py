@@ -217,9 +217,9 @@ def compile_all() -> list[str]:
     values = ("z", "w", "u", "b", "end", "ladj", "end_bar", "ladj_bar", "start_bar")
     values += ("w_bar", "u_bar", "b_bar")
     for kernel, inverted, S, dtype in itertools.product(
-        (cuda._walk, cuda._walk_back), (False, True), (1, 70), ("fp32", "fp64")
+        (cuda._map, cuda._adjoint), (False, True), (1, 70), ("fp32", "fp64")
     ):
-        rows, width, warps = cuda._tile(S, 100, 20, kernel is cuda._walk_back)
+        rows, width, warps = cuda._tile(S, 100, 20, kernel is cuda._adjoint)
         constants = {"D": 20, "SHIFT": 0.5, "TINY": 1e-38, "INVERTED": inverted, "SAVE": True}
         constants |= {"SHARED": S > 1, "ROWS": rows, "WIDTH": width}
         types = dict.fromkeys(kernel.arg_names, "i32") | dict.fromkeys(values, f"*{dtype}")

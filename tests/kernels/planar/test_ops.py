@@ -233,7 +233,7 @@ def test_shared_parameters_are_not_copied(monkeypatch):
 
     shapes = (1000, 4, 3), (4, 5, 3), (4, 5, 3), (4, 5)
     z, w, u, b = (torch.randn(*s) for s in shapes)
-    monkeypatch.setattr(ops, "walk", watch)
+    monkeypatch.setattr(ops, "planar_map", watch)
     planar_flow(z, w, u, b)
     assert seen == [((1000, 4, 3), w.data_ptr(), (4, 5, 3), b.data_ptr())]
 

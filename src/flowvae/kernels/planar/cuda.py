@@ -155,7 +155,7 @@ def _layer(
 
 
 @triton.jit(do_not_specialize=["S", "P", "K"])
-def _walk(
+def _map(
     z, w, u, b, end, ladj, kept, S, P, K, z_s, z_p, w_stride, u_stride, b_stride,
     D: tl.constexpr, SHIFT: tl.constexpr, TINY: tl.constexpr, INVERTED: tl.constexpr,
     SAVE: tl.constexpr, SHARED: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
@@ -211,7 +211,7 @@ def _walk(
 
 
 @triton.jit(do_not_specialize=["S", "P", "K"])
-def _walk_back(
+def _adjoint(
     w, u, kept, end_bar, ladj_bar, start_bar, w_bar, u_bar, b_bar, sums,
     S, P, K, w_stride, u_stride,
     D: tl.constexpr, SHIFT: tl.constexpr, TINY: tl.constexpr, INVERTED: tl.constexpr,
@@ -346,7 +346,7 @@ def forward(
     rows, width, warps = _tile(S, P, D, whole=False)
     programs = triton.cdiv(P, rows) if S == 1 else P * triton.cdiv(S, rows)
     with torch.cuda.device_of(z):
-        _walk[(programs,)](
+        _map[(programs,)](
             *(z, w, u, b, end, ladj, kept, S, P, K),
             *(z.stride(0), z.stride(1), w.stride(0), u.stride(0), b.stride(0)),
             *(D, shift, torch.finfo(z.dtype).tiny, inverted, save, S > 1, rows, width),
@@ -383,7 +383,7 @@ def backward(
     programs = triton.cdiv(P, rows) if S == 1 else P
     sums = kept.new_empty((P, K, 2 * D + 2) if rows < S else 0)
     with torch.cuda.device_of(w):
-        _walk_back[(programs,)](
+        _adjoint[(programs,)](
             *(w, u, kept, end_bar, ladj_bar, start_bar, w_bar, u_bar, b_bar, sums),
             *(S, P, K, w.stride(0), u.stride(0)),
             *(D, shift, torch.finfo(end_bar.dtype).tiny, inverted, S > 1, rows, width),

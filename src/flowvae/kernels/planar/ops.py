@@ -17,7 +17,7 @@ from torch import Tensor
 from flowvae.errors import one_line
 from flowvae.flows import reference
 
-__all__ = ["available", "planar", "planar_inverse", "walk"]
+__all__ = ["available", "planar", "planar_inverse", "planar_map"]
 
 # What the kernels for a kind of device need.
 _NEEDS = {"cpu": "numba", "cuda": "triton"}
@@ -202,7 +202,7 @@ def _traced(*tensors: Tensor) -> bool:
     )
 
 
-def walk(
+def planar_map(
     z: Tensor, w: Tensor, u: Tensor, b: Tensor, shift: float, inverted: bool
 ) -> tuple[Tensor, Tensor]:
     """Points (S, P, D), or (P, D), through sets (P, K, D) or back: the end, and its ladj.
