@@ -12,23 +12,8 @@ from flowvae.distributions import (
     MixtureDistribution,
 )
 from flowvae.priors import StandardNormal, VampPrior
-from flowvae.registry import LIKELIHOODS, NETWORKS, POSTERIORS, PRIORS
+from flowvae.registry import PRIORS
 from tests.helpers.families import model
-
-# Every name at least once, and every pair of a posterior with a prior.
-PAIRS = [{"posterior": q, "prior": p} for q in POSTERIORS for p in PRIORS]
-
-
-PAIRS += [{"likelihood": name} for name in LIKELIHOODS]
-
-
-PAIRS += [{"likelihood": "gaussian", "sigma": "per_pixel"}, {"gated": True}]
-
-
-PAIRS += [{"network": n, "likelihood": "logistic_mixture"} for n in NETWORKS]
-
-
-PAIRS += [{"posterior": q, "amortized": False} for q in POSTERIORS]
 
 
 @pytest.mark.parametrize("name", PRIORS)

@@ -97,6 +97,7 @@ def test_hub_pictures(hub):
 
 
 def test_hub_tables(hub):
+    pytest.importorskip("pyarrow")
     columns = {"a": [0.5, 1.5, 2.5, 9.0], "b": ["x", "y", "x", "y"], "kind": [0, 1, 2, 1]}
     features = {"a": feature("Value"), "b": feature("Value")}
     features["kind"] = feature("ClassLabel", names=["p", "q", "r"])

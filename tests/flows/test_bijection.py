@@ -10,13 +10,13 @@ import flowvae
 from flowvae.distributions import FlowDistribution
 from flowvae.flows import Bijection
 from flowvae.registry import POSTERIORS
+from tests.helpers.families import needs
 
 FLOWS = [name for name in POSTERIORS if "gaussian" not in name]
 
 
 def bijection(name: str, D: int = 4, K: int = 3, batch: int = 5) -> Bijection:
-    if name == "spline":
-        pytest.importorskip("zuko", reason="zuko is not installed")
+    needs(name)
     config = flowvae.Config(posterior=name, latent_dim=D, num_flows=K, seed=1)
     model = flowvae.build_vae(config, (6,)).double()
     q = model.posterior(torch.rand(batch, 6, dtype=torch.float64))

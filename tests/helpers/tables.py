@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import strategies as st
 
 from flowvae.data.tables import RawColumn
@@ -15,6 +16,7 @@ CITIES = ("Bergen", "Oslo", "Tromsø")
 
 
 def write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> Path:
+    pytest.importorskip("pyarrow", reason="reads tables")
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([header, *rows])
     return path

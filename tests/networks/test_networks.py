@@ -6,23 +6,8 @@ import pytest
 import torch
 
 import flowvae
-from flowvae.registry import LIKELIHOODS, NETWORKS, POSTERIORS, PRIORS
+from flowvae.registry import NETWORKS
 from tests.helpers.families import data, model
-
-# Every name at least once, and every pair of a posterior with a prior.
-PAIRS = [{"posterior": q, "prior": p} for q in POSTERIORS for p in PRIORS]
-
-
-PAIRS += [{"likelihood": name} for name in LIKELIHOODS]
-
-
-PAIRS += [{"likelihood": "gaussian", "sigma": "per_pixel"}, {"gated": True}]
-
-
-PAIRS += [{"network": n, "likelihood": "logistic_mixture"} for n in NETWORKS]
-
-
-PAIRS += [{"posterior": q, "amortized": False} for q in POSTERIORS]
 
 
 @pytest.mark.parametrize("shape", [(28, 20), (3, 9, 7), (1, 1), (8, 6, 3), (5, 5, 2)])

@@ -36,6 +36,7 @@ def colour(folder: Path) -> tuple[Path, list[str]]:
 
 def table(folder: Path) -> tuple[Path, list[str]]:
     """27 columns of numbers, two of categories, one of true and false, and a label."""
+    pytest.importorskip("pyarrow")
     rng = np.random.default_rng(0)
     with (folder / "table.csv").open("w", newline="") as file:
         out = csv.writer(file)

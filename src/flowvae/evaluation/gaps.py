@@ -1,10 +1,10 @@
-"""Where the missing nats are: the gap between the ELBO and log p(x), split in two.
+"""The inference gap, from the ELBO to log p(x), and its two parts.
 
     log p(x) - L[q]  =  (log p(x) - L[q*])  +  (L[q*] - L[q])
       inference gap      approximation gap     amortization gap
 
 q(z|x) is what the encoder gives, q* the best of the same family for this one datum. The first
-part is the family's fault, the second the encoder's.
+part is due to the family, the second to the encoder.
 
 Source: "Inference Suboptimality in Variational Autoencoders", arXiv 1801.03558.
 """
@@ -127,7 +127,7 @@ def inference_gaps(
     Returns:
         name -> (B,), float64, on the CPU, in nats: ``elbo``, ``fitted_elbo``, ``log_prob``,
         ``approximation_gap``, ``amortization_gap``, and the Monte Carlo errors ``elbo_error``,
-        ``fitted_elbo_error``, ``log_prob_error``. Where the fit did not better the encoder's q,
+        ``fitted_elbo_error``, ``log_prob_error``. Where the fit did not improve on the encoder's q,
         q* is q.
 
     Examples:

@@ -87,9 +87,9 @@ def full_markdown(summary: dict[str, Any], title: str) -> str:
         *([f"**{PSEUDO}**"] if pseudo else []),
         table(["", "nats", "bits/dim", "data", ""], rows),
         f"Bits per dimension: {summary['bits_per_dim']['because']}.",
-        "## Do the methods agree?",
+        "## Agreement of the methods",
         "Mean differences on the same data. Importance sampling is too low where its weights have "
-        "a heavy tail (large k̂), and where q missed a mode altogether: of that no weight tells. "
+        "a heavy tail (large k̂), and where q misses a mode, which does not show in the weights. "
         "The mixture draws a quarter of its samples around the prior's best draws.",
         table(
             ["", "nats", "data"],
@@ -99,11 +99,11 @@ def full_markdown(summary: dict[str, Any], title: str) -> str:
             ],
         ),
         _sandwich(summary["bdmc"]),
-        "## Where the nats are",
+        "## The inference gap",
         _where(summary["gaps"], name),
     ]
     if found := summary.get("information"):
-        lines += ["## What z carries", _carried(found)]
+        lines += ["## Information in z", _carried(found)]
     return "\n\n".join(lines) + "\n"
 
 
@@ -121,12 +121,12 @@ def _where(gaps: dict[str, Any], name: str) -> str:
         [
             "− approximation gap",
             plus_minus(gaps["approximation_gap"]),
-            "the family's: the best q of it, fitted to each datum, falls short by this",
+            "log p(x) minus the ELBO of the best q of the family for each datum",
         ],
         [
             "− amortization gap",
             plus_minus(gaps["amortization_gap"]),
-            "the encoder's: what it gives falls short of the best q by this",
+            "from there to the ELBO of the encoder's q",
         ],
         [f"= {name}ELBO", plus_minus(gaps["elbo"]), f"{gaps['count']:,} data"],
     ]

@@ -1,6 +1,6 @@
 """Importance sampling that does not depend on q alone.
 
-q(z|x) may miss a mode of p(z|x), and then no weight tells. Here a quarter of the draws come from
+q(z|x) may miss a mode of p(z|x), which does not show in the weights. Here a quarter of the draws come from
 elsewhere: of M draws of the prior, shared by all data, C are chosen with probability in proportion
 to p(x|z), and a Gaussian is put around each. All draws are weighted by the mixture they come from,
 
