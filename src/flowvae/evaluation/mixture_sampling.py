@@ -1,8 +1,9 @@
 """Importance sampling that does not depend on q alone.
 
-q(z|x) may miss a mode of p(z|x), which does not show in the weights. Here a quarter of the draws come from
-elsewhere: of M draws of the prior, shared by all data, C are chosen with probability in proportion
-to p(x|z), and a Gaussian is put around each. All draws are weighted by the mixture they come from,
+q(z|x) may miss a mode of p(z|x), which does not show in the weights. Here a quarter of the draws
+come from elsewhere: of M draws of the prior, shared by all data, C are chosen with probability in
+proportion to p(x|z), and a Gaussian is put around each. All draws are weighted by the mixture they
+come from,
 
     r(z) = (1 - α) q(z|x) + α 1/C Σ_c N(z; z_c, diag h²),     w_s = p(x, z_s) / r(z_s),
 
