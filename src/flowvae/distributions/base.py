@@ -30,6 +30,7 @@ class LatentDistribution(Distribution):
     """
 
     has_rsample = True
+    arg_constraints = {}  # pyright: ignore
     support = constraints.real_vector  # pyright: ignore
 
     def rsample_terms(

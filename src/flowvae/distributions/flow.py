@@ -38,8 +38,6 @@ class FlowDistribution(LatentDistribution):
         torch.Size([4])
     """
 
-    arg_constraints = {}  # pyright: ignore
-
     def __init__(
         self, base: DiagonalGaussian, bijection: Bijection, standardized: bool = False
     ) -> None:

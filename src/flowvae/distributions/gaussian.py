@@ -7,7 +7,6 @@ import math
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.distributions import constraints
 
 from flowvae.distributions.base import (
     FlowSample,
@@ -37,11 +36,6 @@ class DiagonalGaussian(LatentDistribution):
         >>> z.shape, torch.allclose(log_q, q.log_prob(z))
         (torch.Size([3, 4, 2]), True)
     """
-
-    arg_constraints = {  # pyright: ignore
-        "loc": constraints.real_vector,
-        "log_var": constraints.real_vector,
-    }
 
     def __init__(self, loc: Float[Tensor, "*batch D"], log_var: Float[Tensor, "*batch D"]) -> None:
         self.loc, self.log_var = loc, log_var
@@ -111,8 +105,6 @@ class FullGaussian(LatentDistribution):
         >>> q.covariance_matrix[0].tolist()
         [[1.0, 1.0], [1.0, 2.0]]
     """
-
-    arg_constraints = {}  # pyright: ignore
 
     def __init__(
         self,

@@ -34,8 +34,6 @@ class MixtureDistribution(LatentDistribution):
         (tensor(-1.4189), torch.Size([3, 1]))
     """
 
-    arg_constraints = {}  # pyright: ignore
-
     def __init__(
         self,
         components: LatentDistribution,
