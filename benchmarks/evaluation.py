@@ -3,12 +3,11 @@
     python -m benchmarks.evaluation [--images N] [--samples S] [--rounds R] [--threads T] [--quick]
 
 The tutorial's model (784-500-2-500-784, K = 3) on binarized MNIST test images: log p(x) by S
-samples each, with all that is reported beside it, and in turn with it the two matrix products of as many
-decoder passes. Then how fast ∂ log q/∂z of a planar posterior is, for path gradients: by the fused
-inverse, and forward by Sherman and Morrison's formula. The figures go to
+samples each, with all that is reported beside it, and in turn with it the two matrix products of as
+many decoder passes. Then how fast ∂ log q/∂z of a planar posterior is, for path gradients: by the
+fused inverse, and forward by Sherman and Morrison's formula. The figures go to
 ``docs/results/evaluation.json`` and ``docs/benchmarks.md``; with ``--quick``, which is to see that
-this program works, to ``runs/bench-quick``.
-"""
+this program works, to ``runs/bench-quick``."""
 
 from __future__ import annotations
 
