@@ -7,7 +7,8 @@ samples each, with all that is reported beside it, and in turn with it the two m
 many decoder passes. Then how fast ∂ log q/∂z of a planar posterior is, for path gradients: by the
 fused inverse, and forward by Sherman and Morrison's formula. The figures go to
 ``docs/results/evaluation.json`` and ``docs/benchmarks.md``; with ``--quick``, which is to see that
-this program works, to ``runs/bench-quick``."""
+this program works, to ``runs/bench-quick``.
+"""
 
 from __future__ import annotations
 
