@@ -360,6 +360,7 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
         try:
             for _ in self._trainer.steps():
                 pass
+            self._trainer.settle()
         finally:
             self.model_.eval()
         elbo = self._trainer.means.read()["elbo"]

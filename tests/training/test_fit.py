@@ -13,6 +13,7 @@ import flowvae
 from flowvae import TrainingError, UserError
 from flowvae.config import resolve_config
 from flowvae.data import Dataset
+from flowvae.evaluation import evaluate_model
 from flowvae.training import Trainer
 from tests.helpers.making import trainer_of
 
@@ -118,3 +119,16 @@ def test_one_epoch_of_mnist(preset, tmp_path):
     run = flowvae.train(preset, out=tmp_path / "run", epochs=1, finish=False, progress=False)
     assert run.metrics[0]["test_elbo"] > -172.0
     assert run.dataset.pseudo_likelihood
+
+
+def test_what_is_saved_and_reported_is_the_average(small_data, tmp_path):
+    run = flowvae.train(dataset=small_data, out=tmp_path / "run", epochs=3, averaging=0.95, **SMALL)
+    raw = flowvae.train(dataset=small_data, out=tmp_path / "raw", epochs=3, **SMALL)
+    saved, kept = flowvae.load(run.path).state_dict(), run.model.state_dict()
+    assert all(torch.equal(saved[name], kept[name]) for name in kept)
+    other = raw.model.state_dict()
+    assert not all(torch.equal(kept[name], other[name]) for name in kept)
+    assert run.metrics[-1]["test_elbo"] != raw.metrics[-1]["test_elbo"]
+    assert run.metrics[-1]["train_elbo"] == raw.metrics[-1]["train_elbo"]  # of the raw weights
+    found = evaluate_model(run.model, small_data.test, 1, seed=run.config.seed)
+    assert found["elbo"].mean == pytest.approx(run.metrics[-1]["test_elbo"], abs=1e-4)

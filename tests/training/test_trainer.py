@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from itertools import islice
+from itertools import chain, islice
 
 import pytest
 import torch
@@ -56,6 +56,7 @@ def test_the_same_seed_gives_the_same_bits(small_data, precision, binarization):
         {"schedule": "step", "schedule_epochs": 1},
         {"accumulate": 2},
         {"max_grad_norm": 1.0, "precision": "bfloat16"},
+        {"averaging": 0.9},
         {"warmup": "kl", "warmup_steps": 9, "objective": "iwae", "samples": 3},
     ],
 )
@@ -208,3 +209,29 @@ def test_gradients_are_clipped_to_the_norm(small_data):
     for _ in trainer.steps():
         norms = [p.grad.norm() for p in trainer.model.parameters() if p.grad is not None]
         assert torch.stack(norms).norm().item() == pytest.approx(0.01, rel=1e-3)
+
+
+def test_averaged_weights_are_the_moving_average(small_data):
+    """θ̄ ← d θ̄ + (1 - d) θ with d = min(decay, (1 + t)/(10 + t)), written out again."""
+    trainer = make(small_data, averaging=0.9)
+    expected, last = torch.empty(0), torch.empty(0)
+    for t, _ in enumerate(chain(trainer.steps(), trainer.steps(), trainer.steps())):
+        last = weights(trainer)
+        decay = min(0.9, (1 + t) / (10 + t)) if t else 0.0
+        expected = last if t == 0 else decay * expected + (1 - decay) * last
+    with trainer.averaged_weights():
+        torch.testing.assert_close(weights(trainer), expected)
+    assert torch.equal(weights(trainer), last)
+    assert not torch.allclose(expected, last)
+    trainer.settle()
+    torch.testing.assert_close(weights(trainer), expected)
+
+
+def test_without_averaging_the_weights_are_the_weights(small_data):
+    trainer = make(small_data)
+    epochs(trainer, 1)
+    before = weights(trainer)
+    with trainer.averaged_weights():
+        assert torch.equal(weights(trainer), before)
+    trainer.settle()
+    assert torch.equal(weights(trainer), before)

@@ -116,6 +116,13 @@ class TrainingSection(Options):
     accumulate: PositiveInt = Field(
         default=1, description="Batches whose mean gradient makes one update."
     )
+    averaging: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Decay, per update, of a moving average of the weights, which is what is "
+        "evaluated and saved; 0 is none.",
+    )
     patience: PositiveInt | None = Field(
         default=None,
         description="Stop after so many epochs without a better ELBO on the validation data, and "
@@ -166,7 +173,7 @@ class Config(BaseModel):
         >>> config.model.posterior.num_flows, config.training.epochs, config.num_flows
         (16, 5, 16)
         >>> config.replace(posterior="radial").model.posterior
-        Part(name='radial', num_flows=16, amortized=True)
+        Part(name='radial', num_flows=16, amortized=True, standardized=False)
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

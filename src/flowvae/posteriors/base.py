@@ -34,14 +34,21 @@ class FlowPosterior(nn.Module):
         num_flows: K, the number of flows; 0 is a plain Gaussian.
         amortized: whether the encoder writes the flows' parameters; else all data share them, and
             μ and log σ² alone depend on x.
+        standardized: whether the flows act on the noise, z = μ + σ ⊙ f(ε); else on z₀ = μ + σ ⊙ ε.
     """
 
     def __init__(
-        self, in_features: int, latent_dim: int, num_flows: NumFlows = 3, amortized: bool = True
+        self,
+        in_features: int,
+        latent_dim: int,
+        num_flows: NumFlows = 3,
+        amortized: bool = True,
+        standardized: bool = False,
     ) -> None:
         super().__init__()
         check_sizes(latent_dim, num_flows)
-        self.latent_dim, self.num_flows, self.amortized = latent_dim, num_flows, amortized
+        self.latent_dim, self.num_flows = latent_dim, num_flows
+        self.amortized, self.standardized = amortized, standardized
         self._shapes = self.parameter_shapes()
         sizes = [latent_dim, latent_dim]
         if amortized:
@@ -72,7 +79,7 @@ class FlowPosterior(nn.Module):
             found = [p.view(*lead, *shape) for p, shape in zip(flat, shapes, strict=True)]
         else:
             found = [self.shared[name] for name in self._shapes]
-        return FlowDistribution(base, self.bijection(*found))
+        return FlowDistribution(base, self.bijection(*found), self.standardized)
 
 
 def check_sizes(latent_dim: int, num_flows: int = 0) -> None:

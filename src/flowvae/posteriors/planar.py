@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from flowvae.config.options import NumFlows
@@ -24,6 +25,8 @@ class PlanarPosterior(FlowPosterior):
         constraint: how a flow is kept invertible: ``"paper"``, m(a) of the paper, or ``"centred"``;
             see :func:`flowvae.flows.planar_flow`.
         amortized: whether the encoder writes the flows' parameters; else all data share them.
+        standardized: whether the flows act on the noise, z = μ + σ ⊙ f(ε), and start near the
+            identity; else on z₀ = μ + σ ⊙ ε.
 
     Source: "Variational Inference with Normalizing Flows", arXiv 1505.05770.
 
@@ -42,11 +45,24 @@ class PlanarPosterior(FlowPosterior):
         num_flows: NumFlows = 3,
         constraint: Constraint = "paper",
         amortized: bool = True,
+        standardized: bool = False,
     ) -> None:
         if constraint not in CONSTRAINTS:
             raise ValueError(f"constraint: expected one of {CONSTRAINTS}, got {constraint!r}")
-        super().__init__(in_features, latent_dim, num_flows, amortized)
+        super().__init__(in_features, latent_dim, num_flows, amortized, standardized)
         self.constraint: Constraint = constraint
+        if standardized and amortized:
+            self._start_near_identity()
+
+    @torch.no_grad()
+    def _start_near_identity(self) -> None:
+        """u near 0, w and b of order 1: where both w and u vanish, so do their gradients."""
+        K, D = self.num_flows, self.latent_dim
+        w, u, b = self.heads.bias[2 * D :].split([K * D, K * D, K])
+        w.normal_(std=D**-0.5)
+        b.normal_()
+        u.zero_()
+        self.heads.weight[2 * D + K * D : 2 * D + 2 * K * D].mul_(0.1)
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         K, D = self.num_flows, self.latent_dim

@@ -50,6 +50,7 @@ class OrthogonalSylvesterPosterior(_SylvesterPosterior):
         num_flows: K, the number of flows; 0 is a plain Gaussian.
         num_orthogonal: M ≥ 1 orthonormal directions per flow; no more than D are used.
         amortized: whether the encoder writes the flows' parameters; else all data share them.
+        standardized: whether the flows act on the noise, z = μ + σ ⊙ f(ε).
 
     Source: "Sylvester Normalizing Flows for Variational Inference", arXiv 1803.05649.
 
@@ -69,9 +70,10 @@ class OrthogonalSylvesterPosterior(_SylvesterPosterior):
         num_flows: NumFlows = 3,
         num_orthogonal: PositiveInt = 8,
         amortized: bool = True,
+        standardized: bool = False,
     ) -> None:
         self.hidden_units = min(num_orthogonal, latent_dim)
-        super().__init__(in_features, latent_dim, num_flows, amortized)
+        super().__init__(in_features, latent_dim, num_flows, amortized, standardized)
 
     def basis_shapes(self) -> dict[str, tuple[int, ...]]:
         return {"columns": (self.num_flows, self.latent_dim, self.hidden_units)}
@@ -86,6 +88,7 @@ class HouseholderSylvesterPosterior(_SylvesterPosterior):
         num_flows: K, the number of flows; 0 is a plain Gaussian.
         num_householder: H ≥ 1 reflections per flow.
         amortized: whether the encoder writes the flows' parameters; else all data share them.
+        standardized: whether the flows act on the noise, z = μ + σ ⊙ f(ε).
 
     Source: "Sylvester Normalizing Flows for Variational Inference", arXiv 1803.05649.
 
@@ -105,9 +108,10 @@ class HouseholderSylvesterPosterior(_SylvesterPosterior):
         num_flows: NumFlows = 3,
         num_householder: PositiveInt = 8,
         amortized: bool = True,
+        standardized: bool = False,
     ) -> None:
         self.hidden_units, self.num_householder = latent_dim, num_householder
-        super().__init__(in_features, latent_dim, num_flows, amortized)
+        super().__init__(in_features, latent_dim, num_flows, amortized, standardized)
 
     def basis_shapes(self) -> dict[str, tuple[int, ...]]:
         return {"v": (self.num_flows, self.num_householder, self.latent_dim)}

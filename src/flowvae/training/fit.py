@@ -43,27 +43,33 @@ def fit(run: Run, dataset: Dataset, show: Progress, durations: dict[str, float])
                 row = {"epoch": float(epoch)}
                 row |= {f"train_{name}": value for name, value in trainer.means.read().items()}
                 seconds = time.perf_counter() - epoch_start
-                for name, split in splits.items():
-                    terms = evaluate_model(run.model, split, 1, seed=config.seed).terms
-                    row |= {f"{name}_{k}": v.mean for k, v in terms.items() if k != "iw_bound"}
+                with trainer.averaged_weights():
+                    for name, split in splits.items():
+                        terms = evaluate_model(run.model, split, 1, seed=config.seed).terms
+                        row |= {f"{name}_{k}": v.mean for k, v in terms.items() if k != "iw_bound"}
+                    better = training.patience is None or best.improves(
+                        row["validation_elbo"], run.model
+                    )
+                    if better:
+                        run.save_model()
                 row["skipped_steps"] = float(trainer.skipped)
                 row["steps_per_second"] = len(trainer.batches) / seconds
                 row["seconds"] = time.perf_counter() - start
                 rows.append(row)
-                if training.patience is None or best.improves(row["validation_elbo"], run.model):
-                    run.save_model()
                 run.save_metrics(rows)
                 events.write(row)
                 show.epoch(row)
                 if best.waited_enough():
                     break
     except KeyboardInterrupt:
+        trainer.settle()
         best.restore(run.model)
         run.save_model()
         raise
     finally:
         run.model.eval()
         durations["training"] = time.perf_counter() - start
+    trainer.settle()
     best.restore(run.model)
     if not (run.path / MODEL_FILE).exists():  # no epoch had a better ELBO than none: all were NaN
         run.save_model()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from flowvae.config import Part, TrainingSection
 from flowvae.data import Batches, Dataset, Split
@@ -35,6 +37,9 @@ class Trainer:
 
     Two generators seeded by the run's seed make a run repeatable and leave torch's global random
     state alone: one gives the order of the data, the other binarization and the draws of z.
+
+    With ``averaging`` the weights' moving average is kept beside them; see
+    :meth:`averaged_weights` and :meth:`settle`.
 
     An update whose gradient is not finite is left out and counted; after 50 in a row, or an epoch
     of nothing else, training stops. On a CUDA device the whole update is captured as one CUDA
@@ -89,6 +94,9 @@ class Trainer:
         self.step = 0 if self.device.type == "cpu" else zero
         self.skipped, self._in_a_row = zero.clone(), zero.clone()
         self._graph = self._new_graph()
+        self.averaged: AveragedModel | None = None
+        if self.training.averaging > 0:
+            self.averaged = AveragedModel(model, multi_avg_fn=_moving_average(self.training))
 
     def _new_graph(self) -> StepGraph | None:
         if self.device.type != "cuda" or self.training.accumulate > 1:
@@ -123,6 +131,8 @@ class Trainer:
             if self.schedule is not None:
                 self.schedule.step()
             self.position += 1
+            if self.averaged is not None:
+                self.averaged.update_parameters(self.model)
             yield terms
         self._stop_if_hopeless(self.position)
         self.epoch, self.position = self.epoch + 1, 0
@@ -190,10 +200,37 @@ class Trainer:
                 "max_grad_norm=50"
             )
 
+    @contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        """Inside, the model has its averaged weights, if there are such."""
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Leave the model at its averaged weights, from which training may go on."""
+        for mine, average in self._pairs():
+            mine.copy_(average)
+
+    @torch.no_grad()
+    def _exchange(self) -> None:
+        for mine, average in self._pairs():  # in place: a recorded update has their addresses
+            kept = mine.clone()
+            mine.copy_(average)
+            average.copy_(kept)
+
+    def _pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
+        if self.averaged is not None and self.averaged.n_averaged > 0:
+            yield from zip(self.model.parameters(), self.averaged.module.parameters(), strict=True)
+
     def state_dict(self) -> dict[str, Any]:
         """All that training needs to go on exactly where it stands, between two updates."""
         return {
             "model": self.model.state_dict(),
+            "averaged": None if self.averaged is None else self.averaged.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": None if self.schedule is None else self.schedule.state_dict(),
             "generator": self.generator.get_state(),
@@ -208,6 +245,8 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what :meth:`state_dict` gave, on the same data and settings."""
         self.model.load_state_dict(state["model"])
+        if self.averaged is not None:
+            self.averaged.load_state_dict(state["averaged"])
         self.optimizer.load_state_dict(state["optimizer"])
         for group in self.optimizer.param_groups:
             # PyTorch leaves it where the file was read: a graph would keep the number for ever.
@@ -238,6 +277,16 @@ class Trainer:
         """Go on from what :meth:`save` wrote."""
         # Generators' states stay on the CPU; the rest is copied to where it belongs.
         self.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+
+
+def _moving_average(training: TrainingSection) -> Callable[..., None]:
+    """θ̄ ← d θ̄ + (1 - d) θ, with d = min(decay, (1 + t)/(10 + t)) so that the start is forgotten."""
+
+    def update(averaged: Any, current: Any, count: Tensor | int) -> None:
+        t = int(count)
+        get_ema_multi_avg_fn(min(training.averaging, (1 + t) / (10 + t)))(averaged, current, count)
+
+    return update
 
 
 def _adam(
