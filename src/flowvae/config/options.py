@@ -77,7 +77,7 @@ class Part(BaseModel):
     Examples:
         >>> from flowvae import preset
         >>> preset("planar").model.posterior
-        Part(name='planar', num_flows=16, constraint='centred', amortized=True)
+        Part(name='planar', num_flows=16, constraint='centred', amortized=True, standardized=False)
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
