@@ -63,7 +63,7 @@ def test_a_class_of_ones_own_brings_options():
     config = Config(posterior=Tilted, tilt="0.25", num_flows=1)
     assert config.model.posterior.options() == {
         "tilt": 0.25, "num_flows": 1, "constraint": "paper", "amortized": True,
-        "standardized": False,
+        "standardized": False, "bound": None,
     }  # fmt: skip
     assert flowvae.build_vae(config, (5,)).posterior_head.tilt == 0.25
     assert resolve_config(**config.model_dump()) == config

@@ -76,8 +76,8 @@ class Part(BaseModel):
 
     Examples:
         >>> from flowvae import preset
-        >>> preset("planar").model.posterior
-        Part(name='planar', num_flows=16, constraint='centred', amortized=True, standardized=False)
+        >>> preset("planar").model.posterior.num_flows, preset("gaussian").model.posterior
+        (16, Part(name='gaussian'))
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")

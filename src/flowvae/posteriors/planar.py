@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from flowvae.config.options import NumFlows
@@ -27,6 +30,9 @@ class PlanarPosterior(FlowPosterior):
         amortized: whether the encoder writes the flows' parameters; else all data share them.
         standardized: whether the flows act on the noise, z = μ + σ ⊙ f(ε), and start near the
             identity; else on z₀ = μ + σ ⊙ ε.
+        bound: B, where |wᵀu| is kept below it, u ← u / √(1 + (wᵀu/B)²), so that no layer expands
+            space by more than about 1 + B. Unbounded layers multiply to gradients that one datum of
+            a batch dominates.
 
     Source: "Variational Inference with Normalizing Flows", arXiv 1505.05770.
 
@@ -46,11 +52,13 @@ class PlanarPosterior(FlowPosterior):
         constraint: Constraint = "paper",
         amortized: bool = True,
         standardized: bool = False,
+        bound: Annotated[float, Field(gt=0)] | None = None,
     ) -> None:
         if constraint not in CONSTRAINTS:
             raise ValueError(f"constraint: expected one of {CONSTRAINTS}, got {constraint!r}")
         super().__init__(in_features, latent_dim, num_flows, amortized, standardized)
         self.constraint: Constraint = constraint
+        self.bound = bound
         if standardized and amortized:
             self._start_near_identity()
 
@@ -69,4 +77,8 @@ class PlanarPosterior(FlowPosterior):
         return {"w": (K, D), "u": (K, D), "b": (K,)}
 
     def bijection(self, *parameters: Tensor) -> PlanarTransform:
-        return PlanarTransform(*parameters, constraint=self.constraint)
+        w, u, b = parameters
+        if self.bound is not None:
+            wu = (w * u).sum(-1, keepdim=True)
+            u = u * (1 + (wu / self.bound).square()).rsqrt()
+        return PlanarTransform(w, u, b, self.constraint)
