@@ -91,8 +91,11 @@ def _worst(model: flowvae.VAE, x: Tensor, generator: torch.Generator) -> dict[st
 
 def _gradient(model: flowvae.VAE, value: Tensor) -> list[Tensor]:
     parameters = list(model.parameters())
-    found = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
-    return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
+    return list(
+        torch.autograd.grad(
+            value, parameters, retain_graph=True, allow_unused=True, materialize_grads=True
+        )
+    )
 
 
 def _norm(gradient: list[Tensor]) -> float:
