@@ -91,6 +91,8 @@ def _worst(model: flowvae.VAE, x: Tensor, generator: torch.Generator) -> dict[st
 
 def _gradient(model: flowvae.VAE, value: Tensor) -> list[Tensor]:
     parameters = list(model.parameters())
+    if not value.requires_grad:  # such as the ladj of a Gaussian
+        return [torch.zeros_like(p) for p in parameters]
     return list(
         torch.autograd.grad(
             value, parameters, retain_graph=True, allow_unused=True, materialize_grads=True
