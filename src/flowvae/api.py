@@ -30,12 +30,13 @@ from flowvae.evaluation import (
 )
 from flowvae.evaluation import evaluate_full as run_full_evaluation
 from flowvae.files import write_json, write_text
+from flowvae.initialization import start_at_mean
 from flowvae.likelihoods.support import check_support, fitting_likelihoods
 from flowvae.objectives import build_objective
 from flowvae.progress import Progress
 from flowvae.runs import Run, RunLike, new_run_folder, opened
 from flowvae.training.fit import fit
-from flowvae.vae import build_vae, start_at_mean
+from flowvae.vae import build_vae
 
 __all__ = [
     "compare",

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -18,6 +19,7 @@ from flowvae.config.options import build
 from flowvae.distributions import FlowSample, LatentDistribution
 from flowvae.likelihoods import ValueDistribution
 from flowvae.precision import at_least_float32, network_products
+from flowvae.refinement import refine
 from flowvae.registry import LIKELIHOODS
 
 if TYPE_CHECKING:
@@ -30,8 +32,8 @@ __all__ = [
     "Posterior",
     "Prior",
     "PriorOfPosterior",
+    "RefinedVAE",
     "build_vae",
-    "start_at_mean",
 ]
 
 # Decoded values held at once when many z are decoded. On a CPU they should stay in its cache, 4 MiB
@@ -179,6 +181,15 @@ class VAE(nn.Module):
             parameters = self.decoder(z)
         return self.likelihood(at_least_float32(parameters))
 
+    def log_joint_pairs(
+        self, x: Float[Tensor, "B P"], z: Float[Tensor, "G D"]
+    ) -> Float[Tensor, "B G"]:
+        """Log p(x, z) for every x at every z, in nats; each z is decoded once."""
+        p, log_prior = self.decode(z), self.prior().log_prob(z)
+        if isinstance(p, ValueDistribution):
+            return p.log_prob_pairs(x) + log_prior
+        return torch.stack([p.log_prob(row.expand(len(z), -1)) for row in x]) + log_prior
+
     def elbo_terms(
         self, x: Tensor, samples: int = 1, generator: torch.Generator | None = None
     ) -> ElboTerms:
@@ -214,6 +225,10 @@ class VAE(nn.Module):
         return torch.stack(sums).logsumexp(0) - math.log(samples)
 
     log_prob = iw_bound  # its name until version 0.1
+
+    def refine(self, x: Tensor, **options: Any) -> LatentDistribution:
+        """q(z|x) after some steps of optimization: see :func:`flowvae.refinement.refine`."""
+        return refine(self, x, **options)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, "n P"]:
         """Generate: the means of p(x|z) at n draws z ~ p(z), (n, P)."""
@@ -285,6 +300,31 @@ class VAE(nn.Module):
         return [reduce(terms) for terms in self.term_chunks(x, samples, generator)]
 
 
+class RefinedVAE(VAE):
+    """The same model, its modules shared, whose q(z|x) is refined for each datum.
+
+    Bounds, estimators, reconstructions and pictures are then of the refined posterior.
+
+    Args:
+        model: the model.
+        **options: of :func:`flowvae.refinement.refine`.
+
+    Examples:
+        >>> import torch, flowvae
+        >>> model = flowvae.build_vae(flowvae.preset("original"), data_shape=(6, 5)).eval()
+        >>> RefinedVAE(model, steps=4).elbo(torch.rand(3, 30), samples=100).shape
+        torch.Size([3])
+    """
+
+    def __init__(self, model: VAE, **options: Any) -> None:
+        nn.Module.__init__(self)
+        vars(self).update(vars(model))
+        self._refined = partial(refine, model, **options)
+
+    def posterior(self, x: Tensor) -> LatentDistribution:
+        return self._refined(x)
+
+
 def build_vae(
     config: Config,
     data_shape: Sequence[int],
@@ -337,35 +377,6 @@ def build_vae(
         data_shape=data_shape,
         columns=columns,
     )
-
-
-def start_at_mean(model: VAE, mean: Float[Tensor, " P"]) -> None:
-    """Set the bias of the decoder's last layer so that p(x|z) begins near the mean of the data.
-
-    Args:
-        model: changed in place.
-        mean: of the training data.
-
-    Raises:
-        ValueError: the likelihood does not say which outputs have this mean, or the decoder does
-            not end in a layer with a bias for each output.
-    """
-    outputs = model.likelihood.outputs_at_mean(mean)  # pyright: ignore[reportCallIssue]
-    if outputs is None:
-        raise ValueError(
-            f"init_output_bias: expected a likelihood whose outputs follow from the data's mean, "
-            f"got {type(model.likelihood).__name__}"
-        )
-    layers = list(model.decoder.modules())
-    bias = getattr(layers[-1], "bias", None)
-    if not isinstance(bias, Tensor) or len(bias) < len(outputs):
-        raise ValueError(
-            f"init_output_bias: expected a decoder that ends in a layer with a bias for each "
-            f"output, got {type(layers[-1]).__name__}"
-        )
-    with torch.no_grad():
-        bias.zero_()
-        bias[: len(outputs)] = outputs
 
 
 class _Elementwise(nn.Module):

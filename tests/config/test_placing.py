@@ -82,7 +82,7 @@ def test_a_short_name_goes_to_one_family_and_the_dotted_one_says_which():
 def test_a_new_family_keeps_the_options_it_has():
     base = resolve_config(preset="planar", amortized=False)
     assert base.replace(posterior="radial").model.posterior == Part(
-        name="radial", num_flows=16, amortized=False, standardized=False
+        name="radial", num_flows=16, amortized=False, standardized=True
     )
     assert base.replace(posterior="gaussian").model.posterior == Part(name="gaussian")
     with pytest.raises(UserError, match="constraint: an option of the posterior planar"):

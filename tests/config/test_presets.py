@@ -16,6 +16,20 @@ def test_original_is_the_tutorial():
 
 
 def test_the_other_presets():
-    assert preset("gaussian").model.posterior == Part(name="gaussian")
-    assert (preset("planar").num_flows, preset("planar").constraint) == (16, "centred")
+    gaussian, planar = preset("gaussian"), preset("planar")
+    assert gaussian.model.posterior == Part(name="gaussian")
+    assert (planar.num_flows, planar.constraint, planar.bound) == (16, "centred", 2.0)
+    # They differ in the posterior alone, so that the difference is what the flows add.
+    assert planar.training == gaussian.training != preset("original").training
+    assert planar.model.network == gaussian.model.network
+    assert planar.hidden_dims == preset("original").hidden_dims
     assert set(PRESETS) == {"original", "gaussian", "planar"}
+
+
+def test_what_a_run_wrote_does_not_follow_the_preset_of_today():
+    written = preset("planar").model_dump(mode="json")
+    del written["training"]["averaging"], written["model"]["posterior"]["bound"]
+    read = Config(**written)
+    assert (read.preset, read.averaging, read.bound) == ("planar", 0.0, None)
+    assert read.learning_rate == 0.003
+    assert Config(preset="planar").averaging > 0

@@ -52,16 +52,20 @@ Layer = Mapping[str, Any]
 def merged(layers: Sequence[Layer], config: type[BaseModel]) -> dict[str, Any]:
     """Layers of values over a preset, the later ones over the earlier ones, by section.
 
+    A layer with a ``version`` is a whole description and rests on no preset.
+
     Raises:
         UserError: a value has no place, or is none that its family takes.
     """
     given = [dict(addresses(layer, config)) for layer in layers]
-    preset = next(
-        (values["preset"] for values in reversed(given) if "preset" in values), "original"
-    )
+    naming = next((values for values in reversed(given) if "preset" in values), {})
+    preset = naming.get("preset", "original")
     if not isinstance(preset, str) or preset not in PRESETS:
         raise UserError(f"preset: expected one of {', '.join(PRESETS)}, got {shown(preset)}")
-    given.insert(0, dict(addresses(PRESETS[preset][1], config)))
+    # What a run wrote has a version and is whole: an option that came later has its default there,
+    # whatever the preset of that name says today.
+    beneath = {} if "version" in naming else PRESETS[preset][1]
+    given.insert(0, dict(addresses(beneath, config)))
     chosen = chosen_families(given)
     options = {kind: list(options_of(kind, name).model_fields) for kind, name in chosen.items()}
 

@@ -4,6 +4,7 @@ from flowvae.distributions.base import FlowSample, LatentDistribution
 from flowvae.distributions.flow import FlowDistribution
 from flowvae.distributions.gaussian import DiagonalGaussian, FullGaussian, StandardGaussian
 from flowvae.distributions.mixture import MixtureDistribution
+from flowvae.distributions.selected import SelectedDistribution
 
 __all__ = [
     "DiagonalGaussian",
@@ -12,5 +13,6 @@ __all__ = [
     "FullGaussian",
     "LatentDistribution",
     "MixtureDistribution",
+    "SelectedDistribution",
     "StandardGaussian",
 ]

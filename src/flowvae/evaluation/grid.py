@@ -6,7 +6,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flowvae.likelihoods import ValueDistribution
 from flowvae.vae import VAE
 
 __all__ = ["grid_log_joint", "grid_log_prob", "uniform_grid"]
@@ -35,19 +34,13 @@ def grid_log_joint(
     ``chunk`` z are decoded at once, :meth:`VAE.draws_at_once` if not given.
     """
     x = model.flatten(x)
-    log_prior = model.prior().log_prob(z)
     chunk = chunk or model.draws_at_once()
     # Written in place: small results kept between large tensors break up the heap.
     found = x.new_empty(len(x), len(z))
     for start in range(0, len(z), chunk):
         some = slice(start, start + chunk)
-        p = model.decode(z[some])
-        if isinstance(p, ValueDistribution):
-            found[:, some] = p.log_prob_pairs(x)
-            continue
-        for row, datum in zip(found, x, strict=True):
-            row[some] = p.log_prob(datum.expand(len(z[some]), -1))
-    return found + log_prior
+        found[:, some] = model.log_joint_pairs(x, z[some])
+    return found
 
 
 def grid_log_prob(

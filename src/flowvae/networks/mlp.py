@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Annotated, Literal
 
+import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor, nn
 
 from flowvae.config.options import Widths
@@ -87,6 +89,7 @@ class MLP(nn.Module):
         decoder_hidden_dims: Widths | None = None,
         activation: Activation = "relu",
         gated: bool = False,
+        decoder_gain: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0,
     ) -> nn.Sequential:
         """From z, and an affine layer.
 
@@ -98,8 +101,14 @@ class MLP(nn.Module):
                 not given.
             activation: of the hidden layers.
             gated: as in the encoder.
+            decoder_gain: multiplies the initial weights and biases of the decoder's first layer.
+                With few latent dimensions and a gain of 1 the decoder starts almost linear in z,
+                and takes long to bend.
         """
         body = cls(latent_dim, decoder_hidden_dims or hidden_dims[::-1], activation, gated)
+        with torch.no_grad():
+            for parameter in body.layers[0].parameters():
+                parameter.mul_(decoder_gain)
         return nn.Sequential(body, nn.Linear(body.out_features, num_outputs))
 
     def forward(self, x: Float[Tensor, "*batch I"]) -> Float[Tensor, "*batch O"]:
