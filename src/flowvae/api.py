@@ -153,6 +153,7 @@ def evaluate(
     data: str | None = None,
     device: str = "auto",
     seed: int | None = None,
+    refine: int = 0,
     progress: bool = True,
 ) -> Evaluation:
     """Evaluate a run on its test data and write ``evaluation.json``.
@@ -163,6 +164,7 @@ def evaluate(
         data: other data of the same shape.
         device: where to compute, for a run given by its folder.
         seed: of the draws; the run's seed if not given.
+        refine: also evaluate the posterior after so many steps of optimization for each datum.
         progress: show how far it is.
 
     Returns:
@@ -173,7 +175,10 @@ def evaluate(
     samples = config.evaluation.samples if samples is None else samples
     if samples < 1:
         raise UserError(f"samples: expected at least 1, got {samples}")
-    with Progress.bar("evaluating", len(dataset.test), enabled=progress) as advance:
+    if refine < 0:
+        raise UserError(f"refine: expected at least 0, got {refine}")
+    total = len(dataset.test) * (2 if refine else 1)
+    with Progress.bar("evaluating", total, enabled=progress) as advance:
         evaluation = evaluate_model(
             run.model,
             dataset.test,
@@ -182,6 +187,7 @@ def evaluate(
             data=dataset.name,
             binarization=dataset.binarization,
             pseudo_likelihood=run.pseudo_likelihood,
+            refine=refine,
             advance=advance,
         )
     run.save_evaluation(evaluation)

@@ -47,6 +47,14 @@ _seed = click.option(
 )
 
 
+_refine = click.option(
+    "--refine",
+    type=click.IntRange(0, 1000),
+    default=0,
+    help="Steps of optimization of q(z|x) for each datum, from the encoder's answer.  [0]",
+)
+
+
 # How much of everything `evaluate --full` does; defaults are those of FullSettings, which needs
 # torch to be asked.
 FULL = {
@@ -60,6 +68,8 @@ FULL = {
     "bdmc_count": "Simulated data, annealed from both sides.  [50]",
     "gap_count": "Test data to which q is fitted.  [100]",
     "gap_steps": "Steps of that fit.  [500]",
+    "refine_count": "Test data whose q is refined.  [1000]",
+    "refine_steps": "Steps of the refinement.  [6]",
     "information_count": "Test data for mutual information.  [2000]",
 }
 
@@ -151,6 +161,7 @@ def train(
     "--seed", type=click.IntRange(0, 2**63 - 1), default=None, help="Of the draws.  [the run's]"
 )
 @_data
+@_refine
 @click.option(
     "--full",
     is_flag=True,
@@ -168,6 +179,8 @@ def evaluate(run: Path, samples: int | None, as_json: bool, full: bool, **option
     given = {name: options.pop(name) for name in FULL}
     given = {name: value for name, value in given.items() if value is not None}
     if full:
+        if options.pop("refine"):
+            raise UserError("refine: goes without --full, which has the refined posterior anyway")
         _evaluate_full(
             run, {**given, **({"samples": samples} if samples else {})}, as_json, options
         )
@@ -263,6 +276,7 @@ def sample(run: Path, num: int, out: Path | None, **options: Any) -> None:
 @click.option("--num", type=click.IntRange(1, 10**9), default=16, help="How many.  [16]")
 @_out("A .png, .npz or, of a table, .csv file.  [RUN/reconstructions.png, or as the data is]")
 @_data
+@_refine
 @_seed
 def reconstruct(run: Path, num: int, out: Path | None, **options: Any) -> None:
     """Encode, flow and decode the first test data."""
@@ -278,6 +292,7 @@ def reconstruct(run: Path, num: int, out: Path | None, **options: Any) -> None:
 @click.option("--split", type=click.Choice(["test", "train"]), default="test", help="[test]")
 @_out("A .npz or .csv file.  [RUN/latents.npz]")
 @_data
+@_refine
 @_seed
 def encode(run: Path, split: str, out: Path | None, **options: Any) -> None:
     """Write z ~ q(z|x), its log-density and the labels."""
@@ -354,11 +369,17 @@ def _table(evaluation: Evaluation) -> str:
         f"{evaluation.binarization}, {S} sample{'s' if S > 1 else ''} of z per datum; "
         "nats per datum, mean ± standard error"
     ]
-    for key, name in names.items():
-        value = evaluation[key]
-        lines.append(
-            f"  {name:<36}{value.mean:>10.3f}{value.shown(3).removeprefix(f'{value.mean:.3f}')}"
-        )
+    shown = [(name, evaluation[key]) for key, name in names.items()]
+    if evaluation.refined is not None:
+        steps = f"{evaluation.refine} step{'s' if evaluation.refine > 1 else ''}"
+        after = f"after {steps} for each datum"
+        shown += [
+            (f"{names[key]}, {after}", evaluation.refined[key]) for key in ("elbo", "iw_bound")
+        ]
+    width = max(36, *(len(name) + 1 for name, _ in shown))
+    for name, value in shown:
+        number = f"{value.mean:.3f}"
+        lines.append(f"  {name:<{width}}{number:>10}{value.shown(3).removeprefix(number)}")
     if pseudo:
         lines.append(
             "Grey pixels: log p(x|z) is a pseudo-likelihood; never compare it with results on "

@@ -26,7 +26,7 @@ from flowvae.likelihoods.support import check_support
 from flowvae.registry import LIKELIHOODS
 from flowvae.runs import read_model, write_model
 from flowvae.training import Trainer
-from flowvae.vae import VAE, build_vae
+from flowvae.vae import VAE, RefinedVAE, build_vae
 
 try:
     from sklearn.base import (
@@ -78,6 +78,7 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
             the likelihood lives on all of R. A constant column is shifted only.
         num_samples: S, draws of z ~ q(z|x) per row in ``transform``, ``reconstruct`` and
             ``score_samples``.
+        refine: steps of optimization of q(z|x) for each row there, see :meth:`flowvae.VAE.refine`.
         settings: further fields of :class:`flowvae.Config`, such as ``{"constraint": "paper"}``.
         random_state: seed of weights, batches and noise: an int, a ``RandomState`` or None.
         device: auto, cpu, cuda, cuda:N or mps.
@@ -119,6 +120,7 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
         max_grad_norm: float | None = 50.0,
         standardize: bool | str = "auto",
         num_samples: int = 64,
+        refine: int = 0,
         settings: dict[str, Any] | None = None,
         random_state: Any = None,
         device: str = "auto",
@@ -138,6 +140,7 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
         self.max_grad_norm = max_grad_norm
         self.standardize = standardize
         self.num_samples = num_samples
+        self.refine = refine
         self.settings = settings
         self.random_state = random_state
         self.device = device
@@ -299,7 +302,6 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
         names = ("posterior", "prior", "likelihood", "network", "latent_dim", "epochs")
         names += ("batch_size", "learning_rate", "weight_decay", "max_grad_norm", "device")
         self.config_: Config = resolve_config(
-            preset="planar",
             data="arrays",
             seed=self._seed,
             **{name: getattr(self, name) for name in names},
@@ -329,6 +331,7 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
         model = self.config_.model
         wanted = (
             ("posterior", model.posterior, "num_flows", self.num_flows),
+            ("posterior", model.posterior, "constraint", "centred"),
             ("network", model.network, "hidden_dims", tuple(self.hidden_dims)),
             # One σ for each value of each row: quantities are not equally well explained.
             ("likelihood", model.likelihood, "sigma", "per_pixel"),
@@ -382,6 +385,7 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
         """Rows x (B, P), draws z (S, B, D) ~ q(z|x) and log q(z|x) (S, B), a chunk at a time."""
         X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
         self._dataset(X)
+        model = RefinedVAE(model, steps=self.refine) if self.refine else model
         like = next(model.parameters())
         at_once = self.model_.draws_at_once(self.num_samples)
         for part in self._scaler.encode(X, np.float64).split(at_once):

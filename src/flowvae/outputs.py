@@ -14,6 +14,7 @@ from flowvae.errors import UserError
 from flowvae.evaluation import encode_split
 from flowvae.files import replacing, write_csv
 from flowvae.runs import Run, RunLike, opened
+from flowvae.vae import VAE, RefinedVAE
 
 __all__ = ["encode", "reconstruct", "sample"]
 
@@ -60,6 +61,7 @@ def reconstruct(
     data: str | None = None,
     device: str = "auto",
     seed: int = 0,
+    refine: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Encode, flow and decode the first n test data, with one draw z ~ q(z|x) each.
 
@@ -71,6 +73,7 @@ def reconstruct(
         data: other data of the same shape.
         device: where to compute, for a run given by its folder.
         seed: of the draws.
+        refine: steps of optimization of q(z|x) for each datum.
 
     Returns:
         The originals and their reconstructions, each (n, *data_shape), float32.
@@ -80,7 +83,8 @@ def reconstruct(
     run = opened(run, device, data)
     x = run.dataset.test.values(slice(n)).to(next(run.model.parameters()).device)
     original = _shaped(run, x)
-    reconstruction = _shaped(run, run.model.reconstruct(x, run.generator(seed)))
+    model = _refined(run, refine)
+    reconstruction = _shaped(run, model.reconstruct(x, run.generator(seed)))
     if out is not None:
         from flowvae.figures import image_pairs
 
@@ -98,6 +102,7 @@ def encode(
     data: str | None = None,
     device: str = "auto",
     seed: int = 0,
+    refine: int = 0,
 ) -> dict[str, np.ndarray]:
     """Draw z ~ q(z|x) once for every datum, with its log-density.
 
@@ -108,6 +113,7 @@ def encode(
         data: other data of the same shape.
         device: where to compute, for a run given by its folder.
         seed: of the draws.
+        refine: steps of optimization of q(z|x) for each datum.
 
     Returns:
         ``z`` (N, D), ``log_q`` (N,) in nats and, where the data has labels, ``label`` (N,).
@@ -117,7 +123,7 @@ def encode(
     suffix = None if out is None else _suffix(out, ".npz", ".csv")
     run = opened(run, device, data)
     chosen: Split = getattr(run.dataset, split)
-    z, log_q = encode_split(run.model, chosen, run.generator(seed))
+    z, log_q = encode_split(_refined(run, refine), chosen, run.generator(seed))
     found = {"z": z.numpy(), "log_q": log_q.numpy()}
     if chosen.labels is not None:
         found["label"] = chosen.labels.numpy()
@@ -129,6 +135,12 @@ def encode(
         columns = [*found["z"].T, *(value for name, value in found.items() if name != "z")]
         write_csv(out, header, list(zip(*(column.tolist() for column in columns), strict=True)))
     return found
+
+
+def _refined(run: Run, steps: int) -> VAE:
+    if steps < 0:
+        raise UserError(f"refine: expected at least 0, got {steps}")
+    return RefinedVAE(run.model, steps=steps) if steps else run.model
 
 
 def _shaped(run: Run, x: torch.Tensor) -> np.ndarray:

@@ -35,23 +35,26 @@ if TYPE_CHECKING:
 __all__ = ["natural_gradient_steps", "refine"]
 
 _FIRST_RATE, _LAST_RATE = 1.0, 0.2
-# In units where q is N(0, I): how far the mean may go in a step, and how much the precision in any
-# direction may fall or grow.
-_LONGEST_STEP, _CURVATURE = 2.5, (0.1, 16.0)
+# In units where q is N(0, I): how far the mean may go in a step that looks at one pair of points
+# (with the root of their number), and how much the precision in any direction may fall or grow.
+_LONGEST_STEP, _CURVATURE = 1.8, (0.1, 16.0)
+_STEEPEST = 1e6  # of a gradient in these units: their squares stay finite
 _MOMENT_DRAWS = 32
 _LEAST_DEVIATION = 1e-6
-_STARTS = {1: 2048, 2: 2048, 3: 2048}  # draws of the prior cover little of more dimensions
+_STARTS, _COVERED = 8192, 3  # draws of the prior cover little of more dimensions
+_NARROW = 0.05  # deviation of q at such a start, in deviations of the places
 _HIGHER = 3.0  # nats that p(x, z) of another start must be higher by
 # Few draws of a q with a heavy tail make it look better than it is, so the encoder's q must lead by
 # so many nats to be kept.
 _JUDGING_DRAWS, _CLEARLY_BETTER = 8, 1.0
 
 
+@torch.inference_mode(False)  # gradients are needed in here
 def refine(
     model: VAE,
     x: Float[Tensor, "B P"],
     *,
-    steps: int = 8,
+    steps: int = 6,
     samples: int | None = None,
     starts: int | None = None,
     seed: int = 0,
@@ -68,9 +71,9 @@ def refine(
         model: the model; it is not changed, and no gradient reaches it.
         x: the data, (B, P) or (B, *data_shape).
         steps: natural-gradient steps.
-        samples: z at which each step looks, in pairs, at most 2 D; the smaller of 2 D and 16 if not
+        samples: z at which each step looks, in pairs, at most 2 D; the smaller of 2 D and 32 if not
             given.
-        starts: draws of the prior to start from; 2048 where D ≤ 3 and none above if not given.
+        starts: draws of the prior to start from; 8192 where D ≤ 3 and none above if not given.
         seed: of the draws.
 
     Returns:
@@ -88,12 +91,13 @@ def refine(
         (torch.Size([7, 3, 2]), torch.Size([7, 3]))
     """
     D = model.latent_dim
-    samples = min(2 * D, 16) if samples is None else samples
-    starts = _STARTS.get(D, 0) if starts is None else starts
+    samples = min(2 * D, 32) if samples is None else samples
+    if starts is None:
+        starts = _STARTS if D <= _COVERED else 0
     for name, value, least in (("steps", steps, 1), ("samples", samples, 2), ("starts", starts, 0)):
         if value < least:
             raise ValueError(f"{name}: expected at least {least}, got {value}")
-    x = model.flatten(x)
+    x = model.flatten(x.clone() if x.is_inference() else x)
     pairs = min(samples // 2, D)
     generator = torch.Generator(x.device)
     at_once = model.draws_at_once(2 * pairs)
@@ -103,7 +107,7 @@ def refine(
     parts = []
     for start in range(0, len(x), at_once):
         some = slice(start, start + at_once)
-        near = None if places is None else (places[0][some], places[1][some])
+        near = None if places is None else tuple(each[some] for each in places)
         generator.manual_seed(seed)  # the same draws for every part
         parts.append(_refine_part(model, x[some], near, steps, pairs, generator))
     loc, log_var, lower, better = (torch.cat(part) for part in zip(*parts, strict=True))
@@ -113,7 +117,7 @@ def refine(
 def _refine_part(
     model: VAE,
     x: Tensor,
-    near: tuple[Tensor, Tensor] | None,
+    near: tuple[Tensor, ...] | None,
     steps: int,
     pairs: int,
     generator: torch.Generator,
@@ -125,17 +129,16 @@ def _refine_part(
 
     with torch.no_grad():
         q = model.posterior(x)
-        start = _gaussian_like(q, generator)
+        start = _gaussian_like(q, x, generator)
         if near is not None:
-            z, height = near
-            there = height > log_joint(start.loc) + _HIGHER
-            start.loc = torch.where(there.unsqueeze(-1), z, start.loc)
+            z, height, log_var = near
+            there = (height > log_joint(start.loc) + _HIGHER).unsqueeze(-1)
+            start.loc = torch.where(there, z, start.loc)
+            # A q that is wide because the encoder does not know would be drawn back to all it saw.
+            start.log_var = torch.where(there, log_var, start.log_var)
     found = natural_gradient_steps(log_joint, start, steps, pairs, generator)
     with torch.no_grad():
-        noise = torch.randn(
-            _JUDGING_DRAWS, 1, model.latent_dim, generator=generator, device=x.device
-        )
-        noise = noise.to(x).expand(-1, len(x), -1)
+        noise = _common_noise(q, _JUDGING_DRAWS, x, generator)
         try:
             lead = _elbo(log_joint, q, noise) - _elbo(log_joint, found, noise)
             better = ~(lead > _CLEARLY_BETTER)
@@ -154,7 +157,8 @@ def natural_gradient_steps(
     """The Gaussian nearest to a density, in KL(q ‖ p), by natural-gradient steps.
 
     Args:
-        log_density: z (S, B, D) -> log p(z) of B densities, (S, B), up to constants; differentiable.
+        log_density: z (S, B, D) -> log p(z) of B densities up to constants, (S, B); it has a
+            gradient.
         start: B Gaussians on R^D.
         steps: their number; the rate ρ falls from 1 to 0.2 along them.
         pairs: pairs of points at which each step looks, at most D.
@@ -176,13 +180,14 @@ def natural_gradient_steps(
         noise = _pairs(D, pairs, m, generator)
         z = m + torch.einsum("bij,sj->sbi", L, noise)
         gradient = torch.einsum("bij,sbi->sbj", L, _gradient(log_density, z))
-        gradient = gradient.nan_to_num(0.0, 0.0, 0.0)
+        gradient = gradient.nan_to_num(0.0).clamp(-_STEEPEST, _STEEPEST)
         curvature, axes = torch.linalg.eigh(_curvature(gradient, noise))
         precision = (1 - rate) + rate * curvature.clamp(*_CURVATURE)
         inverse = (axes / precision.unsqueeze(-2)) @ axes.mT
         move = rate * matvec(inverse, gradient.mean(0))
         length = torch.linalg.vector_norm(move, dim=-1, keepdim=True)
-        m = m + matvec(L, move * (_LONGEST_STEP / length.clamp(min=_LONGEST_STEP)))
+        longest = _LONGEST_STEP * math.sqrt(pairs)
+        m = m + matvec(L, move * (longest / length.clamp(min=longest)))
         L = _triangular(L @ ((axes / precision.sqrt().unsqueeze(-2)) @ axes.mT))
     return _full_gaussian(m, L)
 
@@ -226,9 +231,22 @@ def _full_gaussian(loc: Tensor, scale_tril: Tensor) -> FullGaussian:
     return FullGaussian(loc, 2 * deviation.log(), scale_tril / deviation.unsqueeze(-1))
 
 
-def _gaussian_like(q: LatentDistribution, generator: torch.Generator) -> FullGaussian:
+def _common_noise(
+    q: LatentDistribution, draws: int, like: Tensor, generator: torch.Generator
+) -> Tensor:
+    """ε ~ N(0, I), (draws, B, D), the same for every datum."""
+    B, D = *q.batch_shape, *q.event_shape
+    noise = torch.randn(draws, 1, D, generator=generator, dtype=like.dtype, device=like.device)
+    return noise.expand(-1, B, -1)
+
+
+def _gaussian_like(q: LatentDistribution, like: Tensor, generator: torch.Generator) -> FullGaussian:
     """With the mean and the deviations of some draws of q."""
-    z = q.rsample((_MOMENT_DRAWS,), generator)
+    noise = _common_noise(q, _MOMENT_DRAWS, like, generator)
+    try:
+        z = q.at_noise(noise).z
+    except NotImplementedError:
+        z = q.rsample((_MOMENT_DRAWS,), generator)
     deviation = z.std(0).clamp(min=_LEAST_DEVIATION)
     lower = deviation.new_zeros(*deviation.shape, deviation.shape[-1])
     return FullGaussian(z.mean(0), 2 * deviation.log(), lower)
@@ -236,9 +254,16 @@ def _gaussian_like(q: LatentDistribution, generator: torch.Generator) -> FullGau
 
 def _look_around(
     model: VAE, x: Tensor, starts: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Of some draws of the prior, for each datum that of the largest p(x, z), and log p(x, z)."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of some places, for each datum that of the largest p(x, z), log p(x, z), and log σ² there.
+
+    Half of them are draws of the prior, half fill their box evenly: unusual data lie far out.
+    """
     candidates = model.prior().rsample((starts,), generator)
+    low, high = candidates.amin(0), candidates.amax(0)
+    candidates[::2] = low + (high - low) * torch.rand(
+        candidates[::2].shape, generator=generator, dtype=low.dtype, device=low.device
+    )
     best = x.new_full((len(x),), -math.inf)
     z = candidates[:1].expand(len(x), -1)
     for some in candidates.split(model.draws_at_once()):
@@ -246,7 +271,8 @@ def _look_around(
         higher = height > best
         z = torch.where(higher.unsqueeze(-1), some[index], z)
         best = torch.where(higher, height, best)
-    return z, best
+    narrow = (_NARROW * candidates.std(0)).clamp(min=_LEAST_DEVIATION)
+    return z, best, (2 * narrow.log()).expand_as(z)
 
 
 def _elbo(log_joint: Callable[[Tensor], Tensor], q: LatentDistribution, noise: Tensor) -> Tensor:

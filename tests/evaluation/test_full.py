@@ -28,6 +28,8 @@ SMALL = {
     "bdmc_count": 5,
     "gap_count": 6,
     "gap_steps": 20,
+    "refine_count": 15,
+    "refine_steps": 3,
     "information_count": 30,
 }
 
@@ -55,6 +57,10 @@ def test_full_evaluation_writes_all_it_found(binary_runs, capsys):
         gaps["approximation_gap"]["mean"] + gaps["amortization_gap"]["mean"]
     )
     assert gaps["approximation_gap"]["mean"] > -0.05
+    refined = found["refined"]
+    assert (refined["count"], refined["steps"]) == (15, 3)
+    assert refined["kl_to_true_posterior"]["mean"] < 0.1
+    assert "by 3 steps from the encoder's answer, the ELBO is" in shown
     information = found["information"]
     assert 0 <= information["active_units"] <= 2
     assert found["bits_per_dim"]["factor"] == pytest.approx(-1 / (30 * np.log(2)))

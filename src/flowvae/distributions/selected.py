@@ -22,7 +22,8 @@ class SelectedDistribution(LatentDistribution):
     Examples:
         >>> import torch
         >>> from flowvae.distributions import DiagonalGaussian
-        >>> near, far = (DiagonalGaussian(torch.full((2, 1), m), torch.zeros(2, 1)) for m in (0., 9.))
+        >>> zeros = torch.zeros(2, 1)
+        >>> near, far = DiagonalGaussian(zeros, zeros), DiagonalGaussian(zeros + 9, zeros)
         >>> q = SelectedDistribution(torch.tensor([True, False]), near, far)
         >>> q.log_prob(torch.tensor([[0.0], [9.0]]))
         tensor([-0.9189, -0.9189])

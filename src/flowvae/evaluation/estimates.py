@@ -12,7 +12,7 @@ from torch import Tensor
 
 from flowvae.data import Split
 from flowvae.likelihoods import measure_of
-from flowvae.vae import VAE
+from flowvae.vae import VAE, RefinedVAE
 
 
 def ignore(count: int | float) -> None:
@@ -62,6 +62,8 @@ class Evaluation:
         binarization: its policy.
         pseudo_likelihood: grey pixels under a Bernoulli likelihood: not to be compared with
             results on binary pixels.
+        refine: steps by which q(z|x) was refined for each datum; none if 0.
+        refined: the same terms of the refined posterior.
     """
 
     terms: dict[str, Estimate]
@@ -71,6 +73,8 @@ class Evaluation:
     data: str
     binarization: str
     pseudo_likelihood: bool
+    refine: int = 0
+    refined: dict[str, Estimate] | None = None
     split: str = "test"
     unit: str = "nats per datum, mean and standard error over the data"
 
@@ -82,8 +86,11 @@ class Evaluation:
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Evaluation:
-        terms = {name: Estimate(**value) for name, value in fields["terms"].items()}
-        return cls(**{**fields, "terms": terms})
+        read = dict(fields)
+        for key in ("terms", "refined"):
+            if read.get(key) is not None:
+                read[key] = {name: Estimate(**value) for name, value in read[key].items()}
+        return cls(**read)
 
 
 @torch.no_grad()
@@ -147,6 +154,7 @@ def evaluate_model(
     data: str = "arrays",
     binarization: str = "none",
     pseudo_likelihood: bool | None = None,
+    refine: int = 0,
     advance: Callable[[int], None] = ignore,
 ) -> Evaluation:
     """Estimate the ELBO, its terms and the importance-weighted bound on a data split.
@@ -161,7 +169,9 @@ def evaluate_model(
         data: its name, recorded in the result.
         binarization: its policy, likewise.
         pseudo_likelihood: whether it has grey pixels; found from the data if not given.
-        advance: called with the number of data done since the last call.
+        refine: also evaluate the posterior after so many steps of :meth:`VAE.refine`.
+        advance: called with the number of data done since the last call; each counts twice where
+            the posterior is refined, too.
 
     Examples:
         >>> import torch
@@ -175,20 +185,29 @@ def evaluate_model(
     training = model.training
     model.eval()
     device = next(model.parameters()).device
-    generator = torch.Generator(device).manual_seed(seed)
+    generator = torch.Generator(device)
+    models = [model, RefinedVAE(model, steps=refine)] if refine else [model]
     try:
-        values = per_datum(model, split, samples, generator, advance=advance)
+        found = [
+            per_datum(each, split, samples, generator.manual_seed(seed), advance=advance)
+            for each in models
+        ]
     finally:
         model.train(training)
+    terms, *refined = (
+        {name: Estimate.of(value) for name, value in values.items()} for values in found
+    )
     if pseudo_likelihood is None:
         measure = measure_of(model.likelihood, split.is_binary())
         pseudo_likelihood = measure == "pseudo-likelihood"
     return Evaluation(
-        terms={name: Estimate.of(value) for name, value in values.items()},
+        terms=terms,
         samples=samples,
         count=len(split),
         seed=seed,
         data=data,
         binarization=binarization,
         pseudo_likelihood=pseudo_likelihood,
+        refine=refine,
+        refined=refined[0] if refined else None,
     )

@@ -101,6 +101,7 @@ def full_markdown(summary: dict[str, Any], title: str) -> str:
         _sandwich(summary["bdmc"]),
         "## The inference gap",
         _where(summary["gaps"], name),
+        _nearer(summary, name),
     ]
     if found := summary.get("information"):
         lines += ["## Information in z", _carried(found)]
@@ -131,6 +132,23 @@ def _where(gaps: dict[str, Any], name: str) -> str:
         [f"= {name}ELBO", plus_minus(gaps["elbo"]), f"{gaps['count']:,} data"],
     ]
     return table(["", "nats", ""], rows)
+
+
+def _nearer(summary: dict[str, Any], name: str) -> str:
+    found = summary["refined"]
+    steps = f"{found['steps']} step{'s' if found['steps'] > 1 else ''}"
+    text = (
+        f"With q refined for each datum, by {steps} from the encoder's answer, the {name}ELBO is "
+        f"{plus_minus(found['elbo'])} on {found['count']:,} data"
+    )
+    if "kl_to_true_posterior" not in found:
+        return text + "."
+    before = summary["quadrature"].get("kl_to_true_posterior")
+    encoder = "" if before is None else f", and that of the encoder's q {plus_minus(before)}"
+    return (
+        f"{text}. Its KL(q ‖ p(z|x)) is {plus_minus(found['kl_to_true_posterior'])} by quadrature, "
+        f"at most {found['largest_kl']:.3f}{encoder}."
+    )
 
 
 def _carried(found: dict[str, Any]) -> str:

@@ -24,6 +24,8 @@ class FullSettings:
         bdmc_count: data simulated to check annealing from both sides.
         gap_count: data to whose posterior q is fitted.
         gap_steps: of the fit.
+        refine_count: data whose q is refined.
+        refine_steps: of the refinement.
         information_count: N for the mutual information and the active units.
     """
 
@@ -38,6 +40,8 @@ class FullSettings:
     bdmc_count: int = 50
     gap_count: int = 100
     gap_steps: int = 500
+    refine_count: int = 1000
+    refine_steps: int = 6
     information_count: int = 2000
 
     def __post_init__(self) -> None:

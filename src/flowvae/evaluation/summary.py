@@ -113,6 +113,17 @@ def summarise(
         }
         if "kl" in exact:
             summary["quadrature"]["kl_to_true_posterior"] = pair(exact["kl"])
+    refined = found["refined"]
+    summary["refined"] = {
+        "count": len(refined["elbo"]),
+        "steps": settings.refine_steps,
+        "elbo": pair(refined["elbo"]),
+        "elbo_monte_carlo_error": _root_mean(refined["elbo_error"]),
+        "iw_bound": pair(refined["iw_bound"]),
+    }
+    if "kl" in refined:
+        summary["refined"]["kl_to_true_posterior"] = pair(refined["kl"])
+        summary["refined"]["largest_kl"] = refined["kl"].max().item()
     annealed, sides = found["ais"], found["bdmc"]
     summary["ais"] = {
         "count": len(annealed["log_prob"]),
