@@ -9,7 +9,6 @@ Nothing here is used by flowvae.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
-__all__ = ["epoch_of_starting_script"]
+__all__ = ["StartingScript"]
 
 HIDDEN, D, K, BATCH = 500, 2, 3, 100
 
@@ -75,22 +74,27 @@ class _Model(nn.Module):
         return fit + (log_q0 - ladj_sum.squeeze(1) - log_p).sum()
 
 
-def epoch_of_starting_script(
-    pixels: np.ndarray, labels: np.ndarray, device: str
-) -> Callable[[], float]:
-    """A function that trains for one more epoch and gives the mean loss per picture."""
-    model = _Model().to(device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, weight_decay=1e-5)
-    loader = DataLoader(_Pictures(pixels, labels), batch_size=BATCH, shuffle=True)
+class StartingScript:
+    """Its model and its loop."""
 
-    def epoch() -> float:
+    def __init__(self, pixels: np.ndarray, labels: np.ndarray, device: str) -> None:
+        self.device, self.count = device, len(pixels)
+        self.model = _Model().to(device)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3, weight_decay=1e-5)
+        self.loader = DataLoader(_Pictures(pixels, labels), batch_size=BATCH, shuffle=True)
+
+    def epoch(self) -> float:
+        """Train for one more epoch: the mean loss per picture."""
         total = 0.0
-        for x, _ in loader:
-            loss = model(x.to(device)) / len(x)
-            optimizer.zero_grad()
+        for x, _ in self.loader:
+            loss = self.model(x.to(self.device)) / len(x)
+            self.optimizer.zero_grad()
             loss.backward()
-            optimizer.step()
+            self.optimizer.step()
             total += loss.item() * len(x)
-        return total / len(pixels)
+        return total / self.count
 
-    return epoch
+    @torch.no_grad()
+    def elbo(self, x: Tensor) -> float:
+        """The mean ELBO of data (N, 784), by one draw of z each."""
+        return -sum(self.model(part).item() for part in x.split(1000)) / len(x)

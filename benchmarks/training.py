@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from benchmarks.report import machine, replace_between
-from benchmarks.starting_script import epoch_of_starting_script
+from benchmarks.starting_script import StartingScript
 from benchmarks.training_report import plot, tables, targets
 from flowvae import Config, build_vae
 from flowvae.config import resolve_config
@@ -155,7 +155,7 @@ def _epochs(data: Dataset, rounds: int, device: str) -> dict[str, Any]:
     print("epochs", flush=True)
     pixels = np.asarray(data.train.data).reshape(-1, 28, 28)
     assert data.train.labels is not None  # noqa: S101 - MNIST has them
-    script = epoch_of_starting_script(pixels, data.train.labels.numpy(), device)
+    script = StartingScript(pixels, data.train.labels.numpy(), device).epoch
     calls: dict[str, Call] = {"script of the tutorial": script}
     for precision in ("float32", "bfloat16"):
         trainer = _trainer(data, device, precision=precision)

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -29,10 +29,7 @@ from torch import Tensor
 from flowvae.distributions import FullGaussian, LatentDistribution, SelectedDistribution
 from flowvae.flows.householder import matvec
 
-if TYPE_CHECKING:
-    from flowvae.vae import VAE
-
-__all__ = ["natural_gradient_steps", "refine"]
+__all__ = ["LatentVariableModel", "natural_gradient_steps", "refine"]
 
 _FIRST_RATE, _LAST_RATE = 1.0, 0.2
 # In units where q is N(0, I): how far the mean may go in a step that looks at one pair of points
@@ -49,9 +46,27 @@ _HIGHER = 3.0  # nats that p(x, z) of another start must be higher by
 _JUDGING_DRAWS, _CLEARLY_BETTER = 8, 1.0
 
 
+@runtime_checkable
+class LatentVariableModel(Protocol):
+    """What is asked of a model, as of :class:`flowvae.VAE`."""
+
+    latent_dim: int
+    prior: Any
+
+    def flatten(self, x: Tensor, /) -> Tensor: ...
+
+    def posterior(self, x: Tensor, /) -> LatentDistribution: ...
+
+    def decode(self, z: Tensor, /) -> Any: ...
+
+    def log_joint_pairs(self, x: Tensor, z: Tensor, /) -> Tensor: ...
+
+    def draws_at_once(self, count: int = 1, /) -> int: ...
+
+
 @torch.inference_mode(False)  # gradients are needed in here
 def refine(
-    model: VAE,
+    model: LatentVariableModel,
     x: Float[Tensor, "B P"],
     *,
     steps: int = 6,
@@ -115,7 +130,7 @@ def refine(
 
 
 def _refine_part(
-    model: VAE,
+    model: LatentVariableModel,
     x: Tensor,
     near: tuple[Tensor, ...] | None,
     steps: int,
@@ -253,7 +268,7 @@ def _gaussian_like(q: LatentDistribution, like: Tensor, generator: torch.Generat
 
 
 def _look_around(
-    model: VAE, x: Tensor, starts: int, generator: torch.Generator
+    model: LatentVariableModel, x: Tensor, starts: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of some places, for each datum that of the largest p(x, z), log p(x, z), and log σ² there.
 

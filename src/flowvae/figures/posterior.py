@@ -16,7 +16,7 @@ from flowvae.distributions import FlowDistribution
 from flowvae.evaluation import grid_log_joint, uniform_grid
 from flowvae.figures.images import _channels_last, is_image
 from flowvae.figures.style import DENSITY, new_figure
-from flowvae.vae import VAE
+from flowvae.vae import VAE, RefinedVAE
 
 __all__ = ["posterior_panels"]
 
@@ -39,14 +39,15 @@ class _Truth(NamedTuple):
 
 @torch.no_grad()
 def posterior_panels(model: VAE, x: Tensor, columns: int = 7) -> Figure:
-    """Draw for each x: the datum, q₀, the density of every z_k, and the true posterior p(z|x).
+    """Draw for each x: the datum, q₀, the density of every z_k, the refined and the true posterior.
 
     The density of z_k is drawn exactly: a mesh over q₀ is pushed through the first k flows and
     coloured by q₀(z₀) / |det|. The truth p(z|x) ∝ p(x|z) p(z) is computed on a grid, as is
     log p(x), from which the last panel of q has its KL(q_K ‖ p(z|x)) = log p(x) - ELBO in nats.
-    Each panel's colour runs from 0 to its own peak, and its window follows the density (see the
-    ticks); q_K and the truth share one window, and the truth is outlined over q_K in white. More
-    than 16 flows are shown at 16 of them.
+    Between q_K and the truth is q after some steps of :meth:`VAE.refine`. Each panel's colour runs
+    from 0 to its own peak, and its window follows the density (see the ticks); the last three share
+    one window, and the truth is outlined over both q in white. More than 16 flows are shown at 16
+    of them.
 
     Args:
         model: with D = 2 and a flow posterior (K = 0 shows q₀ alone).
@@ -54,7 +55,7 @@ def posterior_panels(model: VAE, x: Tensor, columns: int = 7) -> Figure:
         columns: panels in a row.
     """
     layers = _chosen_layers(_flow_posterior(model, x).num_flows)
-    panels = len(layers) + 2
+    panels = len(layers) + 3
     columns = min(columns, panels)
     rows = -(-panels // columns)
     figure = new_figure(1.75 * columns, 1.95 * rows * len(x) + 0.4)
@@ -63,7 +64,7 @@ def posterior_panels(model: VAE, x: Tensor, columns: int = 7) -> Figure:
         axes = block.subplots(rows, columns, squeeze=False).flat
         _one_datum(model, datum[None], layers, list(axes))
     figure.suptitle(
-        "From $q_0$ through the flows to $q_K$ (white: the true posterior), beside the truth"
+        "From $q_0$ through the flows to $q_K$ (white: the true posterior), $q$ refined, the truth"
     )
     return figure
 
@@ -72,8 +73,12 @@ def _one_datum(model: VAE, x: Tensor, layers: Sequence[int], axes: Sequence[Axes
     q = _flow_posterior(model, x)
     meshes = [_mesh_density(q.first(k)) for k in layers]
     truth = _true_posterior(model, x, meshes[-1])
-    generator = torch.Generator(x.device).manual_seed(0)
-    gap = truth.log_prob - model.elbo(x, _SAMPLES, generator).item()
+    refined = RefinedVAE(model)
+    gaps = [
+        truth.log_prob - each.elbo(x, _SAMPLES, torch.Generator(x.device).manual_seed(0)).item()
+        for each in (model, refined)
+    ]
+    fitted = refined.posterior(x).log_prob(truth.z.reshape(-1, 1, 2)).reshape(_FINE, _FINE).exp()
 
     for panel in axes:
         panel.set_axis_off()
@@ -93,16 +98,21 @@ def _one_datum(model: VAE, x: Tensor, layers: Sequence[int], axes: Sequence[Axes
         )
         panel.set_title(f"$z_{{{k}}}$" if k else "$q_0$", fontsize=9)
 
-    # The last two share a window, and the truth's outline lies over q.
-    last, beside = axes[len(layers)], axes[len(layers) + 1]
+    # The last three share a window, and the truth's outline lies over q.
+    last, better, beside = axes[len(layers) : len(layers) + 3]
     shared = torch.cat([_where_dense(*meshes[-1]), _where_dense(truth.z, truth.density)])
-    for panel in (last, beside):
-        _window(panel, *_square(shared))
     z_1, z_2 = truth.z.cpu().numpy().transpose(2, 0, 1)
     true_density = truth.density.cpu().numpy()
-    last.contour(z_1, z_2, true_density, levels=_OUTLINES, colors="white", linewidths=0.8)
-    last.set_title(f"$q_{{{layers[-1]}}}$: KL {max(gap, 0.0):.2f} nats", fontsize=9)
-    beside.pcolormesh(z_1, z_2, true_density, shading="gouraud", cmap=DENSITY, vmin=0, vmax=1)
+    for panel in (last, better, beside):
+        _window(panel, *_square(shared))
+    for panel, density in ((better, fitted / fitted.max()), (beside, truth.density)):
+        values = density.cpu().numpy()
+        panel.pcolormesh(z_1, z_2, values, shading="gouraud", cmap=DENSITY, vmin=0, vmax=1)
+    for panel in (last, better):
+        panel.contour(z_1, z_2, true_density, levels=_OUTLINES, colors="white", linewidths=0.8)
+    names = (f"$q_{{{layers[-1]}}}$", "refined")
+    for panel, name, gap in zip((last, better), names, gaps, strict=True):
+        panel.set_title(f"{name}: KL {max(gap, 0.0):.2f} nats", fontsize=9)
     beside.set_title("true p(z|x)", fontsize=9)
 
 
