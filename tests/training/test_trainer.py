@@ -53,6 +53,7 @@ def test_the_same_seed_gives_the_same_bits(small_data, precision, binarization):
     [
         {},
         {"schedule": "cosine", "epochs": 3},
+        {"schedule": "one_cycle", "epochs": 3},
         {"schedule": "step", "schedule_epochs": 1},
         {"accumulate": 2},
         {"max_grad_norm": 1.0, "precision": "bfloat16"},

@@ -104,8 +104,9 @@ class TrainingSection(Options):
     max_grad_norm: float | None = Field(
         default=None, gt=0, description="Clip the gradient to this norm; not clipped if not given."
     )
-    schedule: Literal["constant", "cosine", "step"] = Field(
-        default="constant", description="How the learning rate changes; cosine falls to zero."
+    schedule: Literal["constant", "cosine", "one_cycle", "step"] = Field(
+        default="constant",
+        description="How the learning rate changes; cosine falls to zero, one_cycle rises first.",
     )
     schedule_epochs: PositiveInt = Field(
         default=30, description="Epochs to a step of schedule=step."

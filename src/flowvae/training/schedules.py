@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, StepLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, StepLR
 
 from flowvae.config import TrainingSection
 
 __all__ = ["build_schedule"]
+
+_RISING, _START = 0.1, 1 / 25  # share of all updates; part of the rate
 
 
 def build_schedule(
@@ -15,11 +19,13 @@ def build_schedule(
 ) -> LRScheduler | None:
     """The schedule a configuration names, to be stepped after each of ``updates`` an epoch.
 
-    ``cosine`` falls to zero at the last epoch's end, η_t = η/2 (1 + cos(π t / T)); ``step``
-    multiplies by ``schedule_factor`` after every ``schedule_epochs``.
+    ``cosine`` falls to zero at the last epoch's end, η_t = η/2 (1 + cos(π t / T)); ``one_cycle``
+    rises from η/25 to η over the first tenth of all updates, along a cosine, and then falls to
+    zero along another; ``step`` multiplies by ``schedule_factor`` after every ``schedule_epochs``.
 
-    Source: "SGDR: Stochastic Gradient Descent with Warm Restarts", arXiv 1608.03983, without its
-    restarts.
+    Sources: "SGDR: Stochastic Gradient Descent with Warm Restarts", arXiv 1608.03983, without its
+    restarts; "Super-Convergence: Very Fast Training of Neural Networks Using Large Learning
+    Rates", arXiv 1708.07120.
 
     Examples:
         >>> import torch
@@ -33,9 +39,20 @@ def build_schedule(
         >>> round(adam.param_groups[0]["lr"], 6)
         0.5
     """
+    T = max(1, training.epochs * updates)
     if training.schedule == "cosine":
-        return CosineAnnealingLR(optimizer, T_max=max(1, training.epochs * updates))
+        return CosineAnnealingLR(optimizer, T_max=T)
+    if training.schedule == "one_cycle":
+        return LambdaLR(optimizer, lambda t: _one_cycle(t, T))
     if training.schedule == "step":
         every = max(1, training.schedule_epochs * updates)
         return StepLR(optimizer, every, training.schedule_factor)
     return None
+
+
+def _one_cycle(t: int, T: int) -> float:
+    """The factor after t of T updates; PyTorch's OneCycleLR raises where training goes on."""
+    rising = max(1, round(_RISING * T))
+    if t < rising:
+        return _START + (1 - _START) * (1 - math.cos(math.pi * t / rising)) / 2
+    return (1 + math.cos(math.pi * min(1.0, (t - rising) / max(1, T - rising)))) / 2
