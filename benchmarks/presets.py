@@ -1,11 +1,12 @@
 """How the presets compare: train each at several seeds, and write the table of the README.
 
-    python -m benchmarks.presets [--seeds 3] [--jobs 2] [--epochs N]
+    python -m benchmarks.presets [--only NAME …] [--seeds 5] [--jobs 2] [--epochs N]
 
 Every run is `flowvae train` in a process of its own, with one thread, under ``runs/presets``; a
-finished run is not repeated. Then the table in ``docs/results.md`` and ``README.md`` is written
-anew from the runs' own ``evaluation.json``; its figures are kept in ``docs/results/presets.json``,
-and the documents' pictures of MNIST are drawn from the runs of the first seed.
+finished run is not repeated, and what is known of presets that are not named stays. Then the table
+in ``docs/results.md`` and ``README.md`` is written anew from the runs' own ``evaluation.json``; its
+figures are kept in ``docs/results/presets.json``, and the documents' pictures of MNIST are drawn
+from the runs of the first seed.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import flowvae
 from benchmarks.report import machine, mean_and_error, replace_between
 
 ROOT = Path(__file__).parents[1]
-PRESETS = ("original", "gaussian", "planar")
+PRESETS = ("original", "gaussian", "planar", "quick")
 # Pictures the documents show, and the preset they are of (its first seed).
 PICTURES = {"posterior": "original", "latent_grid": "planar", "latent_space": "planar"}
 COLUMNS = {"elbo": "test pseudo-ELBO", "iw_bound": "200-sample bound", "kl": "KL(q ‖ p(z))"}
@@ -32,24 +33,28 @@ COLUMNS = {"elbo": "test pseudo-ELBO", "iw_bound": "200-sample bound", "kl": "KL
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", nargs="+", choices=PRESETS, default=PRESETS)
+    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "presets")
     options = parser.parse_args()
     extra = [] if options.epochs is None else ["--epochs", str(options.epochs)]
 
-    jobs = [(name, seed) for seed in range(options.seeds) for name in PRESETS]
+    jobs = [(name, seed) for seed in range(options.seeds) for name in options.only]
     with ThreadPoolExecutor(options.jobs) as pool:
         folders = list(pool.map(lambda job: _train(job[0], job[1], options.runs, extra), jobs))
     found = [_read(name, seed, folder) for (name, seed), folder in zip(jobs, folders, strict=True)]
     kept = ROOT / "docs" / "results" / "presets.json"
     kept.parent.mkdir(parents=True, exist_ok=True)
+    before = json.loads(kept.read_text()) if kept.exists() else []
+    found += [row for row in before if row["preset"] not in options.only]
     kept.write_text(json.dumps(found, indent=2) + "\n")
-    table = _table(found)
+    table = results_table(found)
     for file in (ROOT / "README.md", ROOT / "docs" / "results.md"):
         replace_between(file, "presets", table)
-    for picture, preset in PICTURES.items():
+    drawable = {picture: name for picture, name in PICTURES.items() if name in options.only}
+    for picture, preset in drawable.items():
         drawn = flowvae.draw_figures(options.runs / f"{preset}-seed0", device="cpu")
         chosen = next(path for path in drawn if path.stem == picture)
         shutil.copy(chosen, ROOT / "docs" / "images" / chosen.name)
@@ -86,28 +91,43 @@ def _read(name: str, seed: int, folder: Path) -> dict[str, Any]:
     }
 
 
-def _table(found: list[dict[str, Any]]) -> str:
-    first = found[0]
-    seeds = sorted({row["seed"] for row in found})
+def results_table(found: list[dict[str, Any]]) -> str:
     lines = [
         f"| preset | {' | '.join(COLUMNS.values())} | by seed (test pseudo-ELBO) |",
         "|---" * (len(COLUMNS) + 2) + "|",
     ]
-    for name in PRESETS:
-        rows = [row for row in found if row["preset"] == name]
+    by_preset = {name: [row for row in found if row["preset"] == name] for name in PRESETS}
+    by_preset = {name: rows for name, rows in by_preset.items() if rows}
+    for name, rows in by_preset.items():
         cells = [mean_and_error([row["terms"][key]["mean"] for row in rows]) for key in COLUMNS]
         by_seed = ", ".join(f"{row['terms']['elbo']['mean']:.2f}" for row in rows)
-        lines.append(f"| {name} | {' | '.join(cells)} | {by_seed} |")
-    dates = sorted({row["date"] for row in found})
+        lines.append(f"| {name}, {rows[0]['epochs']} epochs | {' | '.join(cells)} | {by_seed} |")
+    lines.append(_paired(by_preset, "planar", "gaussian"))
+    dates = ", ".join(
+        f"{name} of {max(row['date'] for row in by_preset[name])}" for name in by_preset
+    )
+    first = found[0]
     lines.append(
-        f"\nNats per image on the 10,000 MNIST test images, mean ± standard error over seeds "
-        f"{', '.join(map(str, seeds))}; {first['epochs']} epochs, grey pixels (so "
-        "pseudo-likelihoods, not to be compared with results on binary pixels), sampled z. "
-        f"{first['machine']}, "
-        f"one thread a run, torch {first['versions']['torch']}, {dates[-1]}. "
-        "Made by `make results`."
+        "\nNats per image on the 10,000 MNIST test images, mean ± standard error over the seeds; "
+        "grey pixels (so pseudo-likelihoods, not to be compared with results on binary pixels), "
+        f"sampled z. {first['machine']}, one thread a run, torch {first['versions']['torch']}; "
+        f"{dates}. Made by `make results`."
     )
     return "\n".join(lines)
+
+
+def _paired(by_preset: dict[str, list[dict[str, Any]]], first: str, second: str) -> str:
+    """The row of differences, by seed, of two presets."""
+    pairs = [
+        (one["terms"], other["terms"])
+        for one in by_preset.get(first, [])
+        for other in by_preset.get(second, [])
+        if one["seed"] == other["seed"]
+    ]
+    gains = [[a[key]["mean"] - b[key]["mean"] for a, b in pairs] for key in COLUMNS]
+    cells = [mean_and_error(gain) if gain else "–" for gain in gains]
+    by_seed = ", ".join(f"{gain:.2f}" for gain in gains[0])
+    return f"| {first} − {second}, paired by seed | {' | '.join(cells)} | {by_seed} |"
 
 
 if __name__ == "__main__":

@@ -221,7 +221,7 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
     (docs / "results" / "quality.json").write_text(json.dumps(found, indent=2) + "\n")
     _plot(found, docs / "images" / "quality.png")
-    table = _table(found)
+    table = quality_table(found)
     print(table)
     if not options.quick:
         replace_between(docs / "benchmarks.md", "quality", table)
@@ -249,7 +249,7 @@ def _passed(run: dict[str, Any]) -> dict[float, float | None]:
     }
 
 
-def _table(found: dict[str, Any]) -> str:
+def quality_table(found: dict[str, Any]) -> str:
     header = ["", *(f"−{abs(bound):g}" for bound in BOUNDS), "at the end", "after"]
     lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
     for name in dict.fromkeys(run["name"] for run in found["runs"]):

@@ -44,7 +44,7 @@ def main() -> None:
         "runs": rows,
     }
     (ROOT / "docs" / "results" / "refinement.json").write_text(json.dumps(found, indent=2) + "\n")
-    table = _table(found)
+    table = refinement_table(found)
     replace_between(ROOT / "docs" / "evaluation.md", "refinement", table)
     print(table)
 
@@ -73,7 +73,7 @@ def _measure(path: Path, count: int, steps: int) -> dict[str, Any]:
     return about
 
 
-def _table(found: dict[str, Any]) -> str:
+def refinement_table(found: dict[str, Any]) -> str:
     lines = [
         "| run | KL of the encoder's q | of the refined q | its median | its largest | above "
         f"{_LARGE:g} nats | seconds for {found['runs'][0]['data']:,} images |",

@@ -17,7 +17,10 @@ from flowvae.posteriors import PlanarPosterior
         ({"num_flows": -1}, r"num_flows: .*greater than or equal to 0, got -1"),
         ({"constraint": "x"}, "constraint: input should be 'paper' or 'centred', got 'x'"),
         ({"flows": 3}, r"flows: no such field; did you mean num_flows"),
-        ({"preset": "best"}, "preset: expected one of original, gaussian, planar, got 'best'"),
+        (
+            {"preset": "finest"},
+            "preset: expected one of original, gaussian, planar, quick, got 'finest'",
+        ),
         ({"posterior": "iafs"}, "posterior: expected one of .*planar.*, got 'iafs'"),
         ({"device": "tpu"}, "device: expected auto, cpu, cuda, cuda:N or mps, got 'tpu'"),
         ({"hidden_dims": ()}, "hidden_dims: .*at least 1"),

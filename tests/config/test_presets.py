@@ -23,7 +23,7 @@ def test_the_other_presets():
     assert planar.training == gaussian.training != preset("original").training
     assert planar.model.network == gaussian.model.network
     assert planar.hidden_dims == preset("original").hidden_dims
-    assert set(PRESETS) == {"original", "gaussian", "planar"}
+    assert set(PRESETS) == {"original", "gaussian", "planar", "quick"}
 
 
 def test_what_a_run_wrote_does_not_follow_the_preset_of_today():

@@ -15,6 +15,15 @@ _TRAINED_WELL: dict[str, Any] = {
     "max_grad_norm": 50.0,
 }
 
+_PLANAR: dict[str, Any] = {
+    "posterior": "planar",
+    "num_flows": 16,
+    "constraint": "centred",
+    "standardized": True,
+    "bound": 2.0,
+    **_TRAINED_WELL,
+}
+
 PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     "original": ("The tutorial's settings: planar flows, K = 3, paper constraint.", {}),
     "gaussian": (
@@ -23,13 +32,10 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "planar": (
         "The same with K = 16 planar flows on the noise, none expanding space without bound.",
-        {
-            "posterior": "planar",
-            "num_flows": 16,
-            "constraint": "centred",
-            "standardized": True,
-            "bound": 2.0,
-            **_TRAINED_WELL,
-        },
+        _PLANAR,
+    ),
+    "quick": (
+        "Deeper networks beside the flows of 'planar', for a few epochs: half a minute on MNIST.",
+        {**_PLANAR, "hidden_dims": (500, 500), "epochs": 8},
     ),
 }

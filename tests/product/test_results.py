@@ -1,0 +1,34 @@
+"""Figures in the documents are those of the files they came from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.presets import results_table
+from benchmarks.quality import quality_table
+from benchmarks.refinement import refinement_table
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("name", "table", "documents"),
+    [
+        ("presets", results_table, ["README.md", "docs/results.md"]),
+        ("quality", quality_table, ["docs/benchmarks.md"]),
+        ("refinement", refinement_table, ["docs/evaluation.md"]),
+    ],
+)
+def test_tables_are_made_of_the_stored_figures(
+    name: str, table: Callable[[Any], str], documents: list[str]
+):
+    found = json.loads((ROOT / "docs" / "results" / f"{name}.json").read_text())
+    for document in documents:
+        text = (ROOT / document).read_text(encoding="utf-8")
+        shown = text.split(f"<!-- {name} -->")[1].split(f"<!-- /{name} -->")[0]
+        assert shown.strip() == table(found).strip(), document
