@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from importlib import resources
 
 import numpy as np
 import pytest
@@ -12,9 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
 from flowvae import UserError
-from flowvae.data import idx as idx_module
 from flowvae.data import load_dataset
-from flowvae.data.idx import read_idx
+from flowvae.data.idx import bundled_mnist, read_idx
 from tests.helpers.making import idx_bytes
 
 
@@ -32,11 +32,13 @@ def test_bundled_mnist(mnist):
     assert mnist.pseudo_likelihood
 
 
-def test_a_corrupt_bundle_is_noticed(monkeypatch):
-    wrong = dict.fromkeys(idx_module._MNIST, "0" * 64)
-    monkeypatch.setattr(idx_module, "_MNIST", wrong)
-    with pytest.raises(UserError, match=r"bundled MNIST.*expected SHA-256 0000.*got ba89"):
-        load_dataset("mnist")
+def test_a_corrupt_bundle_is_noticed(tmp_path):
+    packed = resources.files("flowvae.data") / "mnist" / "train-images-idx3-ubyte.gz"
+    content = bytearray(gzip.decompress(packed.read_bytes()))
+    content[-1] ^= 1
+    (tmp_path / packed.name).write_bytes(gzip.compress(bytes(content), 1))
+    with pytest.raises(UserError, match=r"bundled MNIST.*expected SHA-256 ba89"):
+        bundled_mnist(tmp_path)
 
 
 @given(

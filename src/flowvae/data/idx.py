@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import zlib
 from importlib import resources
+from importlib.resources.abc import Traversable
 from io import BytesIO
 from pathlib import Path
 
@@ -29,8 +30,9 @@ _GZIP = b"\x1f\x8b"
 _TEST = ("*t10k-{kind}*", "*test-{kind}*")
 
 
-def bundled_mnist() -> SourceArrays:
-    folder = resources.files("flowvae.data") / "mnist"
+def bundled_mnist(folder: Traversable | None = None) -> SourceArrays:
+    """The four files of the package, or of another folder, checked by their digests."""
+    folder = folder or resources.files("flowvae.data") / "mnist"
     arrays = []
     for file, expected in _MNIST.items():
         try:
