@@ -32,6 +32,26 @@ def test_every_call_takes_a_run_or_its_folder(run, tmp_path):
     assert "±" in str(evaluated["elbo"])
 
 
+def test_the_refined_posterior_in_every_call(run):
+    plain = flowvae.evaluate(run, 50, progress=False)
+    found = flowvae.evaluate(run, 50, refine=6, progress=False)
+    assert found.terms == plain.terms
+    assert plain.refined is None
+    assert found.refined is not None
+    assert found.refine == 6
+    assert found.refined["elbo"].mean > plain["elbo"].mean - 0.02
+    assert found.refined["iw_bound"].mean >= found.refined["elbo"].mean
+    assert flowvae.open_run(run.path).evaluation == found
+    far, near = (flowvae.encode(run, refine=steps)["z"] for steps in (0, 6))
+    assert far.shape == near.shape
+    assert not np.array_equal(far, near)
+    x, again = flowvae.reconstruct(run, 4, refine=6)
+    assert x.shape == again.shape
+    for call in (flowvae.evaluate, flowvae.encode, flowvae.reconstruct):
+        with pytest.raises(UserError, match="refine: expected at least 0, got -1"):
+            call(run, refine=-1)
+
+
 def test_labels_are_optional(tmp_path):
     x = np.random.default_rng(0).random((40, 12))
     data = Dataset.from_arrays(x[:30], x[30:])

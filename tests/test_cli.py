@@ -115,6 +115,20 @@ def test_sample_and_reconstruct(run, tmp_path, capsys):
     assert "samples.png" in capsys.readouterr().out
 
 
+def test_refined(run, tmp_path, capsys):
+    assert call("evaluate", run.path, "--samples", 5, "--refine", 1) == 0
+    shown = capsys.readouterr().out
+    assert "pseudo-ELBO, after 1 step for each datum" in shown
+    assert call("evaluate", run.path, "--samples", 5, "--refine", 3, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["refined"]["elbo"]["mean"] < 0
+    for name in ("encode", "reconstruct"):
+        out = tmp_path / f"{name}.npz"
+        assert call(name, run.path, "--refine", 2, "--out", out) == 0
+        assert out.exists()
+    assert call("evaluate", run.path, "--full", "--refine", 2) == 2
+    assert "refine: goes without --full" in capsys.readouterr().err
+
+
 def test_encode(run, tmp_path):
     assert call("encode", run.path, "--out", tmp_path / "z.npz", "--seed", 4) == 0
     assert call("encode", run.path, "--out", tmp_path / "z.csv", "--seed", 4) == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 
 sklearn = pytest.importorskip("sklearn")
@@ -163,6 +165,14 @@ def test_pipeline_and_search():
     assert set(search.cv_results_["param_flowvae__num_flows"]) == {0, 2}
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
     assert search.best_estimator_.transform(X).shape == (300, 2)
+
+
+def test_refined_rows_score_higher_and_depend_on_no_other(fitted):
+    X = correlated()
+    refined = copy.copy(fitted).set_params(refine=6)
+    assert refined.score(X) > fitted.score(X) - 0.01
+    np.testing.assert_allclose(refined.transform(X[3:4]), refined.transform(X)[3:4], rtol=1e-6)
+    assert not np.allclose(refined.transform(X), fitted.transform(X))
 
 
 def test_save_and_load(fitted, tmp_path):
