@@ -110,6 +110,15 @@ def test_a_datum_does_not_depend_on_the_others_nor_on_the_parts():
         assert torch.equal(q.condition, whole.condition[row])
 
 
+@pytest.mark.parametrize("starts", [0, 1, 5000])
+def test_no_data_and_one_place(starts):
+    model = small().eval()
+    q = model.refine(data(model)[:0], starts=starts)
+    assert q.rsample((3,)).shape == (3, 0, 2)
+    one = model.refine(data(model), starts=starts)
+    assert one.rsample((3,)).isfinite().all()
+
+
 def test_it_is_nearer_by_quadrature_and_says_what_is_refined():
     model = small(K=4, scale=4.0).eval()
     x = data(model, 12)

@@ -39,6 +39,7 @@ _STEEPEST = 1e6  # of a gradient in these units: their squares stay finite
 _MOMENT_DRAWS = 32
 _LEAST_DEVIATION = 1e-6
 _STARTS, _COVERED = 8192, 3  # draws of the prior cover little of more dimensions
+_PAIRS_AT_ONCE = 2**23  # of data and places
 _NARROW = 0.05  # deviation of q at such a start, in deviations of the places
 _HIGHER = 3.0  # nats that p(x, z) of another start must be higher by
 # Few draws of a q with a heavy tail make it look better than it is, so the encoder's q must lead by
@@ -77,10 +78,12 @@ def refine(
     """The posterior after some natural-gradient steps from the encoder's answer.
 
     A step costs each datum ``samples`` passes through the decoder and back. Before the first one
-    p(x, z) is looked up at ``starts`` draws of the prior, decoded once for all data: where one of
-    them is far better than the encoder's mean, the steps start there. Where the outcome is worse
-    than the encoder's q, that is kept. Draws come from the seed and are the same for every datum,
-    so a datum's posterior does not depend on the others.
+    p(x, z) is looked up at ``starts`` places, half of them draws of the prior: where one of them is
+    far higher than the encoder's mean, the steps start there. They are decoded seldom, but each
+    costs every datum one evaluation of the likelihood: next to nothing with ``bernoulli``, where
+    all of them are one matrix product, and more than the steps with other likelihoods. Where the
+    outcome is clearly worse than the encoder's q, that is kept. Draws come from the seed and are
+    the same for every datum, so a datum's posterior does not depend on the others.
 
     Args:
         model: the model; it is not changed, and no gradient reaches it.
@@ -88,7 +91,7 @@ def refine(
         steps: natural-gradient steps.
         samples: z at which each step looks, in pairs, at most 2 D; the smaller of 2 D and 32 if not
             given.
-        starts: draws of the prior to start from; 8192 where D ≤ 3 and none above if not given.
+        starts: places to start from; 8192 where D ≤ 3 and none above if not given.
         seed: of the draws.
 
     Returns:
@@ -118,6 +121,8 @@ def refine(
     at_once = model.draws_at_once(2 * pairs)
     with torch.no_grad():
         q = model.posterior(x)
+        if not len(x):
+            return q
         places = _look_around(model, x, starts, generator.manual_seed(seed)) if starts else None
     parts = []
     for start in range(0, len(x), at_once):
@@ -280,13 +285,17 @@ def _look_around(
         candidates[::2].shape, generator=generator, dtype=low.dtype, device=low.device
     )
     best = x.new_full((len(x),), -math.inf)
-    z = candidates[:1].expand(len(x), -1)
-    for some in candidates.split(model.draws_at_once()):
-        height, index = model.log_joint_pairs(x, some).max(1)
-        higher = height > best
-        z = torch.where(higher.unsqueeze(-1), some[index], z)
-        best = torch.where(higher, height, best)
-    narrow = (_NARROW * candidates.std(0)).clamp(min=_LEAST_DEVIATION)
+    z = candidates[:1].repeat(len(x), 1)
+    decoded_at_once = min(starts, model.draws_at_once())
+    data_at_once = max(1, _PAIRS_AT_ONCE // decoded_at_once)
+    for some in candidates.split(decoded_at_once):
+        for first in range(0, len(x), data_at_once):
+            rows = slice(first, first + data_at_once)
+            height, index = model.log_joint_pairs(x[rows], some).max(1)
+            higher = height > best[rows]
+            z[rows] = torch.where(higher.unsqueeze(-1), some[index], z[rows])
+            best[rows] = torch.where(higher, height, best[rows])
+    narrow = (_NARROW * candidates.std(0, correction=0)).clamp(min=_LEAST_DEVIATION)
     return z, best, (2 * narrow.log()).expand_as(z)
 
 
