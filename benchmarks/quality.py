@@ -224,7 +224,8 @@ def main() -> None:
     table = quality_table(found)
     print(table)
     if not options.quick:
-        replace_between(docs / "benchmarks.md", "quality", table)
+        picture = "![Test pseudo-ELBO against seconds of training](images/quality.png)"
+        replace_between(docs / "benchmarks.md", "quality", f"{table}\n\n{picture}")
 
 
 def _race(name: str, seed: int, limit: float, quick: bool) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from benchmarks.presets import results_table
-from benchmarks.quality import quality_table
 from benchmarks.refinement import refinement_table
 
 ROOT = Path(__file__).parents[2]
@@ -20,7 +19,6 @@ ROOT = Path(__file__).parents[2]
     ("name", "table", "documents"),
     [
         ("presets", results_table, ["README.md", "docs/results.md"]),
-        ("quality", quality_table, ["docs/benchmarks.md"]),
         ("refinement", refinement_table, ["docs/evaluation.md"]),
     ],
 )
