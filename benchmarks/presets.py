@@ -12,7 +12,9 @@ from the runs of the first seed.
 from __future__ import annotations
 
 import argparse
+import csv
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -28,6 +30,7 @@ ROOT = Path(__file__).parents[1]
 PRESETS = ("original", "gaussian", "planar", "quick")
 # Pictures the documents show, and the preset they are of (its first seed).
 PICTURES = {"posterior": "original", "latent_grid": "planar", "latent_space": "planar"}
+_SETTLED = 10  # epochs after which an ELBO should not fall any more
 COLUMNS = {"elbo": "test pseudo-ELBO", "iw_bound": "200-sample bound", "kl": "KL(q ‖ p(z))"}
 
 
@@ -77,10 +80,13 @@ def _train(name: str, seed: int, runs: Path, extra: list[str]) -> Path:
 def _read(name: str, seed: int, folder: Path) -> dict[str, Any]:
     evaluation = json.loads((folder / "evaluation.json").read_text())
     environment = json.loads((folder / "environment.json").read_text())
+    with (folder / "metrics.csv").open() as file:
+        by_epoch = [float(row["test_elbo"]) for row in csv.DictReader(file)]
     return {
         "preset": name,
         "seed": seed,
-        "epochs": len((folder / "metrics.csv").read_text().splitlines()) - 1,
+        "epochs": len(by_epoch),
+        "largest_fall": _largest_fall(by_epoch),
         "samples": evaluation["samples"],
         "date": environment["started"][:10],
         "terms": evaluation["terms"],
@@ -91,17 +97,26 @@ def _read(name: str, seed: int, folder: Path) -> dict[str, Any]:
     }
 
 
+def _largest_fall(elbo: list[float]) -> float:
+    """How far the test ELBO of an epoch after the tenth lay below the best one since the tenth."""
+    best, fall = -math.inf, 0.0
+    for value in elbo[_SETTLED - 1 :]:
+        fall, best = max(fall, best - value), max(best, value)
+    return fall
+
+
 def results_table(found: list[dict[str, Any]]) -> str:
     lines = [
-        f"| preset | {' | '.join(COLUMNS.values())} | by seed (test pseudo-ELBO) |",
-        "|---" * (len(COLUMNS) + 2) + "|",
+        f"| preset | {' | '.join(COLUMNS.values())} | by seed (test pseudo-ELBO) | largest fall |",
+        "|---" * (len(COLUMNS) + 3) + "|",
     ]
     by_preset = {name: [row for row in found if row["preset"] == name] for name in PRESETS}
     by_preset = {name: rows for name, rows in by_preset.items() if rows}
     for name, rows in by_preset.items():
         cells = [mean_and_error([row["terms"][key]["mean"] for row in rows]) for key in COLUMNS]
         by_seed = ", ".join(f"{row['terms']['elbo']['mean']:.2f}" for row in rows)
-        lines.append(f"| {name}, {rows[0]['epochs']} epochs | {' | '.join(cells)} | {by_seed} |")
+        cells += [by_seed, _falls(rows)]
+        lines.append(f"| {name}, {rows[0]['epochs']} epochs | {' | '.join(cells)} |")
     lines.append(_paired(by_preset, "planar", "gaussian"))
     dates = ", ".join(
         f"{name} of {max(row['date'] for row in by_preset[name])}" for name in by_preset
@@ -110,10 +125,16 @@ def results_table(found: list[dict[str, Any]]) -> str:
     lines.append(
         "\nNats per image on the 10,000 MNIST test images, mean ± standard error over the seeds; "
         "grey pixels (so pseudo-likelihoods, not to be compared with results on binary pixels), "
-        f"sampled z. {first['machine']}, one thread a run, torch {first['versions']['torch']}; "
-        f"{dates}. Made by `make results`."
+        "sampled z. The largest fall is that of the test pseudo-ELBO below its best since epoch "
+        f"{_SETTLED}, in the worst run. {first['machine']}, one thread a run, "
+        f"torch {first['versions']['torch']}; {dates}. Made by `make results`."
     )
     return "\n".join(lines)
+
+
+def _falls(rows: list[dict[str, Any]]) -> str:
+    falls = [row["largest_fall"] for row in rows if "largest_fall" in row]
+    return f"{max(falls):.2f}" if len(falls) == len(rows) else "–"
 
 
 def _paired(by_preset: dict[str, list[dict[str, Any]]], first: str, second: str) -> str:
@@ -127,7 +148,7 @@ def _paired(by_preset: dict[str, list[dict[str, Any]]], first: str, second: str)
     gains = [[a[key]["mean"] - b[key]["mean"] for a, b in pairs] for key in COLUMNS]
     cells = [mean_and_error(gain) if gain else "–" for gain in gains]
     by_seed = ", ".join(f"{gain:.2f}" for gain in gains[0])
-    return f"| {first} − {second}, paired by seed | {' | '.join(cells)} | {by_seed} |"
+    return f"| {first} − {second}, paired by seed | {' | '.join(cells)} | {by_seed} | |"
 
 
 if __name__ == "__main__":
