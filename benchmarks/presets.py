@@ -133,7 +133,9 @@ def results_table(found: list[dict[str, Any]]) -> str:
 
 
 def _falls(rows: list[dict[str, Any]]) -> str:
-    falls = [row["largest_fall"] for row in rows if "largest_fall" in row]
+    falls = [
+        row["largest_fall"] for row in rows if row["epochs"] > _SETTLED and "largest_fall" in row
+    ]
     return f"{max(falls):.2f}" if len(falls) == len(rows) else "–"
 
 
