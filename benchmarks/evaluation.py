@@ -29,8 +29,9 @@ import torch
 from torch import Tensor
 
 import flowvae
-from benchmarks.report import machine, replace_between
+from benchmarks.report import replace_between
 from flowvae.data import load_dataset
+from flowvae.device import machine
 from flowvae.distributions import DiagonalGaussian, FlowDistribution
 from flowvae.evaluation import importance_sampling
 from flowvae.flows import PlanarTransform, reference

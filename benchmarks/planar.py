@@ -31,8 +31,9 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from benchmarks.report import machine, replace_between
+from benchmarks.report import replace_between
 from benchmarks.rivals import RIVALS, Call, Case, Rival, build, disagreement
+from flowvae.device import machine
 
 ROOT = Path(__file__).parents[1]
 MODES = {"forward": "forward", "both": "forward + backward"}

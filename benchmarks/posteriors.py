@@ -21,10 +21,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import machine, mean_and_error, replace_between
+from benchmarks.report import replace_between
 from flowvae.config import Part, load_config
 from flowvae.config.options import options_of
+from flowvae.device import machine
 from flowvae.registry import POSTERIORS
+from flowvae.reproduction.page import mean_and_error
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = {

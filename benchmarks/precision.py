@@ -15,10 +15,11 @@ import statistics
 from datetime import date
 from pathlib import Path
 
-from benchmarks.report import machine, replace_between
+from benchmarks.report import replace_between
 from flowvae import build_vae
 from flowvae.config import resolve_config
 from flowvae.data import load_dataset
+from flowvae.device import machine
 from flowvae.evaluation import evaluate_model
 from flowvae.training import Trainer
 

@@ -24,7 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import flowvae
-from benchmarks.report import machine, mean_and_error, replace_between
+from benchmarks.report import replace_between
+from flowvae.device import machine
+from flowvae.reproduction.page import mean_and_error
 
 ROOT = Path(__file__).parents[1]
 PRESETS = ("original", "gaussian", "planar", "quick")

@@ -28,11 +28,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks.report import machine, mean_and_error, replace_between
+from benchmarks.report import replace_between
 from benchmarks.starting_script import StartingScript
 from flowvae import build_vae, preset
 from flowvae.data import Dataset, load_dataset
+from flowvae.device import machine
 from flowvae.evaluation import evaluate_model
+from flowvae.reproduction.page import mean_and_error
 from flowvae.training import Trainer
 
 ROOT = Path(__file__).parents[1]

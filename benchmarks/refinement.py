@@ -19,7 +19,8 @@ from typing import Any
 import torch
 
 import flowvae
-from benchmarks.report import machine, replace_between
+from benchmarks.report import replace_between
+from flowvae.device import machine
 from flowvae.evaluation import Estimate, quadrature
 from flowvae.vae import RefinedVAE
 

@@ -28,12 +28,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.report import machine, replace_between
+from benchmarks.report import replace_between
 from benchmarks.starting_script import StartingScript
 from benchmarks.training_report import plot, tables, targets
 from flowvae import Config, build_vae
 from flowvae.config import resolve_config
 from flowvae.data import Dataset, Split, load_dataset
+from flowvae.device import machine
 from flowvae.training import Trainer
 
 ROOT = Path(__file__).parents[1]

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from flowvae.errors import TrainingError, UserError
     from flowvae.estimator import FlowVAE
     from flowvae.outputs import encode, reconstruct, sample
+    from flowvae.reproduction.reproduce import reproduce
     from flowvae.runs import Run, load, open_run
     from flowvae.vae import VAE, ElboTerms, build_vae
 
@@ -39,6 +40,7 @@ __all__ = [
     "open_run",
     "preset",
     "reconstruct",
+    "reproduce",
     "sample",
     "train",
 ]
@@ -51,6 +53,7 @@ _HOME = {
     **dict.fromkeys(["TrainingError", "UserError"], "flowvae.errors"),
     "FlowVAE": "flowvae.estimator",
     **dict.fromkeys(["encode", "reconstruct", "sample"], "flowvae.outputs"),
+    "reproduce": "flowvae.reproduction.reproduce",
     **dict.fromkeys(["Run", "load", "open_run"], "flowvae.runs"),
     **dict.fromkeys(["VAE", "ElboTerms", "build_vae"], "flowvae.vae"),
 }

@@ -6,7 +6,7 @@ import json
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -15,9 +15,7 @@ from flowvae.config import PRESETS, load_config, resolve_config
 from flowvae.config.flags import ConfigCommand, config_options, data_options, given_values
 from flowvae.console import run_command
 from flowvae.errors import UserError
-
-if TYPE_CHECKING:
-    from flowvae.evaluation import Evaluation
+from flowvae.reproduction.command import reproduce
 
 __all__ = ["main"]
 
@@ -134,6 +132,7 @@ def train(
     signal.signal(signal.SIGTERM, _interrupt)
 
     from flowvae.api import train as run_training
+    from flowvae.progress import evaluation_text
     from flowvae.runs import new_run_folder
 
     folder = new_run_folder(out, config)
@@ -145,7 +144,7 @@ def train(
         raise
     evaluation = run.evaluation
     if evaluation is not None:
-        click.echo(_table(evaluation))
+        click.echo(evaluation_text(evaluation))
     click.echo(f"Run: {run.path}\nPictures: {run.figures}")
 
 
@@ -189,10 +188,13 @@ def evaluate(run: Path, samples: int | None, as_json: bool, full: bool, **option
         raise UserError(f"{next(iter(given)).replace('_', '-')}: goes with --full only")
 
     from flowvae.api import evaluate as run_evaluation
+    from flowvae.progress import evaluation_text
 
     opened = _opened(run, options)
     evaluation = run_evaluation(opened, samples, progress=not as_json, **options)
-    click.echo(json.dumps(evaluation.to_dict(), indent=2) if as_json else _table(evaluation))
+    click.echo(
+        json.dumps(evaluation.to_dict(), indent=2) if as_json else evaluation_text(evaluation)
+    )
 
 
 def _evaluate_full(
@@ -339,6 +341,9 @@ def presets(name: str | None) -> None:
         click.echo(f"{each:<{width}}  {text}")
 
 
+cli.add_command(reproduce)
+
+
 def _picture_or_arrays(
     path: Path, out: Path | None, stem: str, options: dict[str, Any]
 ) -> tuple[Any, Path]:
@@ -348,44 +353,6 @@ def _picture_or_arrays(
     suffix = ".png" if is_image(run.model.data_shape) else ".npz"
     suffix = ".csv" if run.model.columns is not None else suffix
     return run, out or run.path / f"{stem}{suffix}"
-
-
-def _table(evaluation: Evaluation) -> str:
-    from flowvae.progress import elbo_name
-
-    pseudo = evaluation.pseudo_likelihood
-    S = evaluation.samples
-    names = {
-        "elbo": elbo_name(pseudo),
-        "log_likelihood": "  E log p(x|z)",
-        "kl": "  KL(q(z|x) ‖ p(z))",
-        "log_prior": "    E log p(z)",
-        "log_base": "    E log q₀(z₀|x)",
-        "ladj": "    E Σ log|det| of the flows",
-        "iw_bound": f"{S}-sample bound on log p(x)" + (" (pseudo)" if pseudo else ""),
-    }
-    lines = [
-        f"{evaluation.count:,} {evaluation.split} data of {evaluation.data}, binarization "
-        f"{evaluation.binarization}, {S} sample{'s' if S > 1 else ''} of z per datum; "
-        "nats per datum, mean ± standard error"
-    ]
-    shown = [(name, evaluation[key]) for key, name in names.items()]
-    if evaluation.refined is not None:
-        steps = f"{evaluation.refine} step{'s' if evaluation.refine > 1 else ''}"
-        after = f"after {steps} for each datum"
-        shown += [
-            (f"{names[key]}, {after}", evaluation.refined[key]) for key in ("elbo", "iw_bound")
-        ]
-    width = max(36, *(len(name) + 1 for name, _ in shown))
-    for name, value in shown:
-        number = f"{value.mean:.3f}"
-        lines.append(f"  {name:<{width}}{number:>10}{value.shown(3).removeprefix(number)}")
-    if pseudo:
-        lines.append(
-            "Grey pixels: log p(x|z) is a pseudo-likelihood; never compare it with results on "
-            "binary pixels."
-        )
-    return "\n".join(lines)
 
 
 def _interrupt(*_: Any) -> None:

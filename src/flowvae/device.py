@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import re
+from pathlib import Path
+
 import torch
 
 from flowvae.errors import UserError
 
-__all__ = ["choose_device"]
+__all__ = ["choose_device", "machine"]
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -34,3 +39,13 @@ def choose_device(name: str = "auto") -> torch.device:
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UserError("device: mps asked for, but PyTorch finds no MPS device; use auto or cpu")
     return device
+
+
+def machine() -> str:
+    """The machine in a few words: processor and number of cores."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        found = re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text())
+        model = found.group(1).strip() if found else model
+    return f"{model}, {os.cpu_count()} cores"

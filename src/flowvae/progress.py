@@ -13,9 +13,10 @@ from rich.console import Console
 
 from flowvae.config import Config
 from flowvae.data import Dataset
+from flowvae.evaluation import Evaluation
 from flowvae.training import RunningMeans
 
-__all__ = ["Progress", "elbo_name"]
+__all__ = ["Progress", "elbo_name", "evaluation_text"]
 
 _REFRESH_SECONDS = 0.25
 _LINE_SECONDS = 20.0
@@ -169,3 +170,40 @@ def _clock(seconds: float) -> str:
     minutes, seconds = divmod(int(seconds + 0.5), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def evaluation_text(evaluation: Evaluation) -> str:
+    """What ``flowvae train`` and ``flowvae evaluate`` print."""
+    pseudo = evaluation.pseudo_likelihood
+    S = evaluation.samples
+    names = {
+        "elbo": elbo_name(pseudo),
+        "log_likelihood": "  E log p(x|z)",
+        "kl": "  KL(q(z|x) ‖ p(z))",
+        "log_prior": "    E log p(z)",
+        "log_base": "    E log q₀(z₀|x)",
+        "ladj": "    E Σ log|det| of the flows",
+        "iw_bound": f"{S}-sample bound on log p(x)" + (" (pseudo)" if pseudo else ""),
+    }
+    lines = [
+        f"{evaluation.count:,} {evaluation.split} data of {evaluation.data}, binarization "
+        f"{evaluation.binarization}, {S} sample{'s' if S > 1 else ''} of z per datum; "
+        "nats per datum, mean ± standard error"
+    ]
+    shown = [(name, evaluation[key]) for key, name in names.items()]
+    if evaluation.refined is not None:
+        steps = f"{evaluation.refine} step{'s' if evaluation.refine > 1 else ''}"
+        after = f"after {steps} for each datum"
+        shown += [
+            (f"{names[key]}, {after}", evaluation.refined[key]) for key in ("elbo", "iw_bound")
+        ]
+    width = max(36, *(len(name) + 1 for name, _ in shown))
+    for name, value in shown:
+        number = f"{value.mean:.3f}"
+        lines.append(f"  {name:<{width}}{number:>10}{value.shown(3).removeprefix(number)}")
+    if pseudo:
+        lines.append(
+            "Grey pixels: log p(x|z) is a pseudo-likelihood; never compare it with results on "
+            "binary pixels."
+        )
+    return "\n".join(lines)

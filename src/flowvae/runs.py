@@ -21,7 +21,7 @@ from flowvae.config import Config, outside_modules, resolve_config
 from flowvae.data import Dataset
 from flowvae.data.columns import Column, columns_from_json, columns_to_json, encoded_width
 from flowvae.data.load import load_configured
-from flowvae.device import choose_device
+from flowvae.device import choose_device, machine
 from flowvae.errors import UserError, first_complaint, shown
 from flowvae.evaluation import Evaluation
 from flowvae.files import write_bytes, write_csv, write_json, write_text
@@ -138,7 +138,7 @@ class Run:
             "device": str(device),
             "device_name": torch.cuda.get_device_name(device)
             if device.type == "cuda"
-            else platform.processor() or platform.machine(),
+            else machine(),
             "threads": torch.get_num_threads(),
             "platform": platform.platform(),
             "python": platform.python_version(),

@@ -12,7 +12,6 @@ _TRAINED_WELL: dict[str, Any] = {
     "schedule": "cosine",
     "averaging": 0.998,
     "decoder_gain": 3.0,
-    "max_grad_norm": 50.0,
 }
 
 _PLANAR: dict[str, Any] = {
