@@ -133,6 +133,27 @@ def test_terms_are_reported_without_weights(name):
     torch.testing.assert_close(loss, -wanted)
 
 
+@pytest.mark.parametrize("name", list(OBJECTIVES))
+def test_what_the_encoder_does_not_see_the_likelihood_sees(name):
+    model = flowvae.build_vae(resolve_config(hidden_dims=(8,)), (30, 20)).double()
+    x = 0.5 + torch.rand(50, 600, dtype=torch.float64)
+    config = resolve_config(objective=name, samples=2, encoder_dropout=0.3)
+    seen: list[Tensor] = []
+    hook = model.encoder.register_forward_pre_hook(lambda _, given: seen.append(given[0].clone()))
+    _, terms = build_objective(config.objective, 5)(model, x, torch.Generator().manual_seed(1))
+    hook.remove()
+    (got,) = seen
+    kept = got != 0
+    torch.testing.assert_close(got[kept], x[kept] / 0.7)
+    assert kept.double().mean().item() == pytest.approx(0.7, abs=5 * (0.21 / x.numel()) ** 0.5)
+    # The same draws by hand: the mask first, then the noise.
+    generator = torch.Generator().manual_seed(1)
+    torch.rand(x.shape, generator=generator, dtype=x.dtype)
+    sample = model.posterior(got).rsample_terms((2,), generator)
+    for mine, wanted in zip(terms, model.terms_at(x, sample), strict=True):
+        torch.testing.assert_close(mine, wanted)
+
+
 def test_tempering_weighs_the_joint():
     model = flowvae.build_vae(resolve_config(hidden_dims=(8,)), (6, 5)).double()
     x = torch.rand(7, 30, dtype=torch.float64)
@@ -219,6 +240,8 @@ def test_bad_values_are_named():
         Elbo(samples=0)
     with pytest.raises(ValueError, match="beta: expected a finite number of at least 0, got nan"):
         Stl(beta=math.nan)
+    with pytest.raises(ValueError, match=r"encoder_dropout: expected a number in \[0, 1\), got 1"):
+        Elbo(encoder_dropout=1.0)
     with pytest.raises(ValueError, match="free_bits: expected 0 with objective Dreg"):
         Dreg(free_bits=1.0)
     with pytest.raises(UserError, match="free_bits: an option of the objective elbo"):

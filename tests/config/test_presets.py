@@ -18,7 +18,7 @@ def test_original_is_the_tutorial():
 def test_the_other_presets():
     gaussian, planar = preset("gaussian"), preset("planar")
     assert gaussian.model.posterior == Part(name="gaussian")
-    assert (planar.num_flows, planar.constraint, planar.bound) == (16, "centred", 2.0)
+    assert (planar.num_flows, planar.constraint, planar.bound) == (16, "centred", 1.0)
     # They differ in the posterior alone, so that the difference is what the flows add.
     assert planar.training == gaussian.training != preset("original").training
     assert planar.model.network == gaussian.model.network

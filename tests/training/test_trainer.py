@@ -58,6 +58,7 @@ def test_the_same_seed_gives_the_same_bits(small_data, precision, binarization):
         {"accumulate": 2},
         {"max_grad_norm": 1.0, "precision": "bfloat16"},
         {"averaging": 0.9},
+        {"encoder_steps": 2, "encoder_dropout": 0.2},
         {"warmup": "kl", "warmup_steps": 9, "objective": "iwae", "samples": 3},
     ],
 )
@@ -97,6 +98,28 @@ def test_it_is_the_plain_loop(small_data):
     epochs(trainer, 2)
     plain = torch.cat([p.detach().ravel() for p in model.parameters()])
     torch.testing.assert_close(weights(trainer), plain, rtol=1e-4, atol=1e-5)
+
+
+def test_further_updates_of_the_encoder_leave_the_decoder_alone(small_data):
+    """Two of three updates are of encoder and posterior; each is a plain step of Adam."""
+    settings = {"num_flows": 4, "encoder_steps": 3}
+    trainer = make(small_data, **settings)
+    model = flowvae.build_vae(resolve_config(**SETTINGS, **settings), small_data.data_shape)
+    inside = [*model.encoder.parameters(), *model.posterior_head.parameters()]
+    outside = [*model.prior.parameters(), *model.decoder.parameters()]
+    adams = [torch.optim.Adam(part, lr=1e-3, weight_decay=1e-5) for part in (inside, outside)]
+    order, noise = (torch.Generator().manual_seed(0) for _ in range(2))
+    for index in torch.randperm(200, generator=order).split(30):
+        for stepping in (adams[:1], adams[:1], adams):
+            terms = model.elbo_terms(small_data.train.values(index), generator=noise)
+            model.zero_grad()
+            (-terms.log_weight.mean()).backward()
+            for adam in stepping:
+                adam.step()
+    epochs(trainer, 1)
+    plain = torch.cat([p.detach().ravel() for p in model.parameters()])
+    torch.testing.assert_close(weights(trainer), plain, rtol=1e-4, atol=1e-5)
+    assert int(trainer.step) == 7
 
 
 def test_accumulated_gradients_are_those_of_a_larger_batch(small_data):

@@ -12,6 +12,7 @@ _TRAINED_WELL: dict[str, Any] = {
     "schedule": "cosine",
     "averaging": 0.998,
     "decoder_gain": 3.0,
+    "max_grad_ratio": 3.0,
 }
 
 _PLANAR: dict[str, Any] = {
@@ -19,7 +20,7 @@ _PLANAR: dict[str, Any] = {
     "num_flows": 16,
     "constraint": "centred",
     "standardized": True,
-    "bound": 2.0,
+    "bound": 1.0,
     **_TRAINED_WELL,
 }
 

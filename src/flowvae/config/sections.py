@@ -104,6 +104,12 @@ class TrainingSection(Options):
     max_grad_norm: float | None = Field(
         default=None, gt=0, description="Clip the gradient to this norm; not clipped if not given."
     )
+    max_grad_ratio: float | None = Field(
+        default=None,
+        ge=1,
+        description="Clip the gradient to so many times its usual norm, a running mean; not "
+        "clipped if not given.",
+    )
     schedule: Literal["constant", "cosine", "one_cycle", "step"] = Field(
         default="constant",
         description="How the learning rate changes; cosine falls to zero, one_cycle rises first.",
@@ -116,6 +122,11 @@ class TrainingSection(Options):
     )
     accumulate: PositiveInt = Field(
         default=1, description="Batches whose mean gradient makes one update."
+    )
+    encoder_steps: PositiveInt = Field(
+        default=1,
+        description="Updates of encoder and posterior to each update of the whole model, on the "
+        "same data with new noise.",
     )
     averaging: float = Field(
         default=0.0,

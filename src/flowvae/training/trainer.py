@@ -30,6 +30,7 @@ __all__ = ["Trainer"]
 
 # Updates in a row without a finite gradient after which training is given up.
 _MOST_SKIPPED = 50
+_NORM_MEMORY = 0.01  # of the running mean of norms, the weight of a new one
 
 
 class Trainer:
@@ -78,6 +79,10 @@ class Trainer:
         self.device = next(model.parameters()).device
         self.model, self.training = model, training or TrainingSection()
         self.parameters = [p for p in model.parameters() if p.requires_grad]
+        within = ("encoder.", "posterior_head.")
+        self._outside_encoder = [
+            p for name, p in model.named_parameters() if not name.startswith(within)
+        ]
         self.optimizer = _adam(self.parameters, self.training, self.device)
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.order = torch.Generator(self.device).manual_seed(seed)
@@ -93,6 +98,8 @@ class Trainer:
         # Updates done. Off the CPU whether one was done is known to the device alone.
         self.step = 0 if self.device.type == "cpu" else zero
         self.skipped, self._in_a_row = zero.clone(), zero.clone()
+        # The running mean of the gradient's norm, and how many it has seen.
+        self._usual_norm = torch.zeros(2, device=self.device)
         self._graph = self._new_graph()
         self.averaged: AveragedModel | None = None
         if self.training.averaging > 0:
@@ -139,19 +146,12 @@ class Trainer:
 
     def _update(self, xs: list[Tensor]) -> ElboTerms:
         """Forward, backward and update, on the mean gradient of some batches."""
-        for parameter in self.parameters:
-            parameter.grad = None
-        found = []
-        for x in xs:
-            with networks_in(self.training.precision):
-                loss, terms = self.objective(self.model, x, self.generator, self.step)
-            (loss if len(xs) == 1 else loss / len(xs)).backward()
-            found.append(terms)
-        terms = (
-            found[0]
-            if len(xs) == 1
-            else ElboTerms(*(torch.cat(t, 1) for t in zip(*found, strict=True)))
-        )
+        for _ in range(self.training.encoder_steps - 1):
+            self._backward(xs)
+            for parameter in self._outside_encoder:
+                parameter.grad = None
+            self._clip_and_step()
+        terms = self._backward(xs)
         finite = self._clip_and_step()
         if isinstance(finite, Tensor):
             self._count_on_device(terms, finite)
@@ -165,16 +165,33 @@ class Trainer:
             self._stop_if_hopeless(_MOST_SKIPPED)
         return terms
 
+    def _backward(self, xs: list[Tensor]) -> ElboTerms:
+        """The mean gradient of some batches, and their terms."""
+        for parameter in self.parameters:
+            parameter.grad = None
+        found = []
+        for x in xs:
+            with networks_in(self.training.precision):
+                loss, terms = self.objective(self.model, x, self.generator, self.step)
+            (loss if len(xs) == 1 else loss / len(xs)).backward()
+            found.append(terms)
+        if len(found) == 1:
+            return found[0]
+        return ElboTerms(*(torch.cat(term, 1) for term in zip(*found, strict=True)))
+
     def _clip_and_step(self) -> bool | Tensor:
-        """Clip to ``max_grad_norm`` and step, if the norm is finite; say whether it was.
+        """Clip and step, if the gradient's norm is finite; say whether it was.
 
         Off the CPU the answer is a tensor, so the device is not synchronized, and the optimizer
         leaves the update out.
         """
         most, optimizer = self.training.max_grad_norm, self.optimizer
         norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        clipped = norm
+        if self.training.max_grad_ratio is not None:
+            clipped = self._clip_to_usual(norm, self.training.max_grad_ratio)
         if most is not None:
-            clip_grads_with_norm_(self.parameters, most, norm)
+            clip_grads_with_norm_(self.parameters, most, clipped)
         if self.device.type == "cpu":
             if finite := math.isfinite(norm):
                 optimizer.step()
@@ -182,6 +199,21 @@ class Trainer:
         optimizer.found_inf = 1 - norm.isfinite().float()  # pyright: ignore
         optimizer.step()
         return norm.isfinite()
+
+    def _clip_to_usual(self, norm: Tensor, ratio: float) -> Tensor:
+        """Clip to a multiple of the running mean of such clipped norms, and give the norm then.
+
+        A single gradient far larger than Adam's second moment moves every parameter by up to 30
+        learning rates, over the steps in which the first moment forgets it.
+        """
+        usual, count = self._usual_norm
+        largest = ratio * torch.where(count > 0, usual, norm)
+        clip_grads_with_norm_(self.parameters, 1.0, norm / largest)
+        clipped = torch.minimum(norm, largest)
+        weight = (1 / (count + 1)).clamp(min=_NORM_MEMORY) * norm.isfinite()
+        usual += weight * (clipped.nan_to_num(0.0, 0.0) - usual)
+        count += norm.isfinite()
+        return clipped
 
     def _count_on_device(self, terms: ElboTerms, finite: Tensor) -> None:
         """What is counted on the CPU, without waiting for the device."""
@@ -237,6 +269,7 @@ class Trainer:
             "order": self._epoch_order if self.position else self.order.get_state(),
             "means": self.means.state_dict(),
             "counts": torch.stack([self.skipped, self._in_a_row]).cpu(),
+            "usual_norm": self._usual_norm.clone(),
             "step": int(self.step),
             "epoch": self.epoch,
             "position": self.position,
@@ -261,6 +294,7 @@ class Trainer:
         self.means.load_state_dict(state["means"])
         for mine, count in zip((self.skipped, self._in_a_row), state["counts"], strict=True):
             mine.copy_(count)
+        self._usual_norm.copy_(state["usual_norm"])
         if isinstance(self.step, Tensor):
             self.step.fill_(state["step"])
         else:
