@@ -58,7 +58,7 @@ def test_the_same_seed_gives_the_same_bits(small_data, precision, binarization):
         {"accumulate": 2},
         {"max_grad_norm": 1.0, "precision": "bfloat16"},
         {"averaging": 0.9},
-        {"encoder_steps": 2, "encoder_dropout": 0.2},
+        {"encoder_steps": 2, "encoder_dropout": 0.2, "max_grad_ratio": 1.1},
         {"warmup": "kl", "warmup_steps": 9, "objective": "iwae", "samples": 3},
     ],
 )
@@ -193,9 +193,10 @@ def test_nothing_finite_for_long_is_an_error(small_data, batch_size):
 
 def test_the_update_off_the_cpu_does_the_same_without_waiting(small_data):
     """Its branch, which the CPU does not take, run here by hand."""
-    ordinary, other = make(small_data), make(small_data)
+    settings = {"max_grad_ratio": 2.0, "encoder_steps": 2}
+    ordinary, other = make(small_data, **settings), make(small_data, **settings)
     for trainer in (ordinary, other):
-        _poisoned(trainer, {2})
+        _poisoned(trainer, {2, 5})  # in an update of the encoder, and of the whole
     other.optimizer = torch.optim.Adam(other.parameters, lr=1e-3, weight_decay=1e-5, fused=True)
     other.step = torch.zeros((), dtype=torch.long)
     other.device = torch.device("meta")  # any but the CPU
@@ -233,6 +234,52 @@ def test_gradients_are_clipped_to_the_norm(small_data):
     for _ in trainer.steps():
         norms = [p.grad.norm() for p in trainer.model.parameters() if p.grad is not None]
         assert torch.stack(norms).norm().item() == pytest.approx(0.01, rel=1e-3)
+
+
+@pytest.mark.parametrize("most", [None, 20.0])
+def test_gradients_are_clipped_to_a_multiple_of_their_usual_norm(small_data, most):
+    """By a loop of its own, in which some losses are a thousand times as large, or not finite."""
+    factors = {3: 1e3, 5: math.nan, 8: 1e4, 9: 1e-3, 11: math.inf}
+    settings = {"num_flows": 4, "max_grad_ratio": 1.5, "max_grad_norm": most}
+    trainer = make(small_data, **settings)
+    objective, calls = trainer.objective, iter(range(10**6))
+
+    def uneven(model, x, generator, step):
+        loss, terms = objective(model, x, generator, step)
+        return loss * factors.get(next(calls), 1.0), terms
+
+    trainer.objective = uneven
+    norms: list[float] = []
+    step = trainer.optimizer.step
+
+    def stepping() -> None:
+        gradients = [p.grad.norm() for p in trainer.parameters if p.grad is not None]
+        norms.append(torch.stack(gradients).norm().item())
+        step()
+
+    trainer.optimizer.step = stepping
+    plain = make(small_data, num_flows=4)
+    calls_of_plain, usual, wanted = iter(range(10**6)), 0.0, []
+    for _ in range(2):
+        for x in plain.batches:
+            plain._backward([x])
+            factor = factors.get(next(calls_of_plain), 1.0)
+            if not math.isfinite(factor):
+                continue
+            gradients = [p.grad for p in plain.parameters if p.grad is not None]
+            norm = factor * torch.stack([g.norm() for g in gradients]).norm().item()
+            largest = 1.5 * usual if wanted else 1.5 * norm
+            clipped = min(norm, largest)
+            usual += (clipped - usual) / (len(wanted) + 1)  # fewer than a hundred: a plain mean
+            wanted.append(min(clipped, most or math.inf))
+            for gradient in gradients:
+                gradient.mul_(factor * wanted[-1] / norm)
+            plain.optimizer.step()
+    epochs(trainer, 2)
+    assert norms == pytest.approx(wanted, rel=1e-3)
+    assert trainer._usual_norm.tolist() == pytest.approx([usual, len(wanted)], rel=1e-3)
+    torch.testing.assert_close(weights(trainer), weights(plain), rtol=1e-3, atol=1e-4)
+    assert int(trainer.skipped) == 2
 
 
 def test_averaged_weights_are_the_moving_average(small_data):

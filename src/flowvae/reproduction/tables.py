@@ -87,7 +87,7 @@ class Table:
 
 _NEGATIVE_ELBO = Measure("−ELBO", ("terms", "elbo"), -1)
 _FLOWS = {"posterior": "planar", "constraint": "centred", "standardized": True, "bound": 1.0}
-_WELL_TRAINED = {"schedule": "cosine", "averaging": 0.998}
+_WELL_TRAINED = {"schedule": "cosine", "averaging": 0.998, "max_grad_ratio": 3.0}
 _STATIC = (
     "Static binarization is a fixed draw of our own, x ~ Bernoulli(grey value) once for all by the "
     "seed of the data: the pixels are not those of the published files, so figures may differ by "
