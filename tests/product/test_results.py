@@ -11,6 +11,8 @@ import pytest
 
 from benchmarks.presets import results_table
 from benchmarks.refinement import refinement_table
+from benchmarks.reproduction import KEPT, section
+from flowvae.reproduction import TABLES
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,3 +32,12 @@ def test_tables_are_made_of_the_stored_figures(
         text = (ROOT / document).read_text(encoding="utf-8")
         shown = text.split(f"<!-- {name} -->")[1].split(f"<!-- /{name} -->")[0]
         assert shown.strip() == table(found).strip(), document
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_reproduced_tables_are_made_of_the_stored_figures(name: str):
+    text = (ROOT / "docs" / "reproduction.md").read_text(encoding="utf-8")
+    shown = text.split(f"<!-- {name} -->")[1].split(f"<!-- /{name} -->")[0]
+    assert shown.strip() == section(name).strip()
+    kept = KEPT / f"{name}.json"
+    assert not kept.exists() or not json.loads(kept.read_text())["quick"]
