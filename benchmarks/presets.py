@@ -29,7 +29,7 @@ from flowvae.device import machine
 from flowvae.reproduction.page import mean_and_error
 
 ROOT = Path(__file__).parents[1]
-PRESETS = ("original", "gaussian", "planar", "quick")
+PRESETS = ("original", "gaussian", "planar", "best", "quick")
 # Pictures the documents show, and the preset they are of (its first seed).
 PICTURES = {"posterior": "original", "latent_grid": "planar", "latent_space": "planar"}
 _SETTLED = 10  # epochs after which an ELBO should not fall any more

@@ -44,7 +44,7 @@ _NARROW = 0.05  # deviation of q at such a start, in deviations of the places
 _HIGHER = 3.0  # nats that p(x, z) of another start must be higher by
 # Few draws of a q with a heavy tail make it look better than it is, so the encoder's q must lead by
 # so many nats to be kept.
-_JUDGING_DRAWS, _CLEARLY_BETTER = 8, 1.0
+_JUDGING_DRAWS, _CLEARLY_BETTER = 7, 1.0
 
 
 @runtime_checkable

@@ -23,7 +23,8 @@ def test_the_other_presets():
     assert planar.training == gaussian.training != preset("original").training
     assert planar.model.network == gaussian.model.network
     assert planar.hidden_dims == preset("original").hidden_dims
-    assert set(PRESETS) == {"original", "gaussian", "planar", "quick"}
+    assert set(PRESETS) == {"original", "gaussian", "planar", "best", "quick"}
+    assert preset("best").replace(epochs=8).training == preset("quick").training
 
 
 def test_what_a_run_wrote_does_not_follow_the_preset_of_today():

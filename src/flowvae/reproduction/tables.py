@@ -274,6 +274,26 @@ _POSTERIORS = {
 _NETS = {"(500)": (500,), "(500, 500)": (500, 500)}
 
 
+_GAPS = (
+    Measure("ELBO", ("terms", "elbo")),
+    Measure("200-sample bound", ("terms", "iw_bound")),
+    Measure("approximation gap", ("full", "gaps", "approximation_gap")),
+    Measure("amortization gap", ("full", "gaps", "amortization_gap")),
+)
+_GAPS_OF_200: dict[str, int] = {
+    "samples": 1000,
+    "count": 500,
+    "mixture_count": 200,
+    "quadrature_count": 200,
+    "ais_count": 1,
+    "ais_temperatures": 10,
+    "bdmc_count": 1,
+    "gap_count": 200,
+    "refine_count": 200,
+    "information_count": 500,
+}
+
+
 def _study() -> Table:
     """All posteriors with the tutorial's nets in 2 to 40 dimensions, most with deeper ones."""
     rows, pairs = [], []
@@ -296,13 +316,7 @@ def _study() -> Table:
         "first 200 test images: by the best q of the family for each image (approximation) and by "
         "what the encoder's q loses against it (amortization). log p(x) is by quadrature at D = 2 "
         "and by importance sampling above.",
-        measures=(
-            Measure("ELBO", ("terms", "elbo")),
-            Measure("200-sample bound", ("terms", "iw_bound")),
-            Measure("approximation gap", ("full", "gaps", "approximation_gap")),
-            Measure("amortization gap", ("full", "gaps", "amortization_gap")),
-            Measure("KL(q ‖ p(z))", ("terms", "kl")),
-        ),
+        measures=(*_GAPS, Measure("KL(q ‖ p(z))", ("terms", "kl"))),
         rows=tuple(rows),
         shared={
             "binarization": "dynamic",
@@ -313,20 +327,48 @@ def _study() -> Table:
         },
         seeds=2,
         pairs=tuple(pairs),
-        full={
-            "samples": 1000,
-            "count": 500,
-            "mixture_count": 200,
-            "quadrature_count": 200,
-            "ais_count": 1,
-            "ais_temperatures": 10,
-            "bdmc_count": 1,
-            "gap_count": 200,
-            "refine_count": 200,
-            "information_count": 500,
-        },
+        full=_GAPS_OF_200,
     )
 
+
+_ENCODERS = Table(
+    title="Better encoders beside equal decoders",
+    source="nothing like it; dropout of the encoder's input is argued for in "
+    '"Generalization Gap in Amortized Inference", arXiv 2205.11640',
+    text="Two latent dimensions, MNIST binarized dynamically, a plain Gaussian posterior and the "
+    "tutorial's decoder (500); 30 epochs at a rate of 0.003 that falls to zero, averaged weights. "
+    "The gap is split on the first 200 test images.",
+    measures=_GAPS,
+    rows=(
+        Row("encoder (500)", {}),
+        Row("(500, 500)", {"hidden_dims": (500, 500)}),
+        Row("(500), dropout 0.1", {"encoder_dropout": 0.1}),
+        Row("(500), dropout 0.3", {"encoder_dropout": 0.3}),
+        Row("(500), two encoder steps", {"encoder_steps": 2}),
+        Row("(500, 500), dropout 0.1", {"hidden_dims": (500, 500), "encoder_dropout": 0.1}),
+    ),
+    shared={
+        "posterior": "gaussian",
+        "decoder_hidden_dims": (500,),
+        "binarization": "dynamic",
+        "epochs": 30,
+        "learning_rate": 0.003,
+        "decoder_gain": 3.0,
+        **_WELL_TRAINED,
+    },
+    seeds=2,
+    pairs=tuple(
+        (name, "encoder (500)")
+        for name in (
+            "(500, 500)",
+            "(500), dropout 0.1",
+            "(500), dropout 0.3",
+            "(500), two encoder steps",
+            "(500, 500), dropout 0.1",
+        )
+    ),
+    full=_GAPS_OF_200,
+)
 
 TABLES: dict[str, Table] = {
     "rezende2015-energies": _ENERGIES,
@@ -335,4 +377,5 @@ TABLES: dict[str, Table] = {
     "sylvester2018": _SYLVESTER,
     "single-layer": _SINGLE_LAYER,
     "inference-gaps": _study(),
+    "encoders": _ENCODERS,
 }
