@@ -15,24 +15,64 @@ from typing import Any
 
 from flowvae.errors import UserError
 
-__all__ = ["replacing", "write_bytes", "write_csv", "write_json", "write_text"]
+__all__ = ["remove_leftovers", "replacing", "write_bytes", "write_csv", "write_json", "write_text"]
+
+
+_TEMPORARY = ".new-"
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path in the same folder, and move it over ``path`` if all went well."""
+def replacing(path: str | Path, *, durable: bool = False) -> Iterator[Path]:
+    """Give a temporary path in the same folder, and move it over ``path`` if all went well.
+
+    Args:
+        path: the file.
+        durable: wait until its content is on the disk before it takes the old one's place.
+
+    Raises:
+        OSError: it cannot be written; the error names ``path``.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix stays: some writers choose the format by it.
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # The suffix stays: some writers choose the format by it.
+        prefix = f"{_TEMPORARY}{path.stem}-"
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=path.suffix)
+        os.close(handle)
+        temporary = Path(name)
         yield temporary
+        if durable:
+            _synchronize(temporary)
         temporary.chmod(0o666 & ~_umask())  # mkstemp makes files private
         temporary.replace(path)
+    except OSError as error:
+        # A full disk has no name, and a temporary one says nothing to a person.
+        if error.errno is None or not (error.filename is None or _is_temporary(error.filename)):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _is_temporary(name: Any) -> bool:
+    return Path(os.fsdecode(name)).name.startswith(_TEMPORARY)
+
+
+def _synchronize(path: Path) -> None:
+    handle = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of processes that were killed, in a folder and those below it."""
+    for path in folder.rglob(f"{_TEMPORARY}*"):
+        if path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def _umask() -> int:
@@ -41,8 +81,8 @@ def _umask() -> int:
     return mask
 
 
-def write_bytes(path: str | Path, content: bytes) -> None:
-    with replacing(path) as temporary:
+def write_bytes(path: str | Path, content: bytes, *, durable: bool = False) -> None:
+    with replacing(path, durable=durable) as temporary:
         temporary.write_bytes(content)
 
 

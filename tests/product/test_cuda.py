@@ -125,8 +125,8 @@ def test_training_goes_on_where_it_stood(small_data, tmp_path):
     steps = first.steps()
     for _ in range(4):
         next(steps)
-    first.save(tmp_path / "state.pt")
-    second.load(tmp_path / "state.pt")
+    first.save(tmp_path / "state.safetensors")
+    second.load(tmp_path / "state.safetensors")
     assert epochs(second, 2) == pytest.approx(expected[1:], rel=1e-4)
     for a, b in zip(straight.parameters, second.parameters, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)

@@ -106,7 +106,7 @@ class TrainingSection(Options):
     )
     max_grad_ratio: float | None = Field(
         default=None,
-        ge=1,
+        gt=1,
         description="Clip the gradient to so many times its usual norm, a running mean; not "
         "clipped if not given.",
     )

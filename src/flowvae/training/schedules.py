@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, StepLR
 
 from flowvae.config import TrainingSection
 
-__all__ = ["build_schedule"]
+__all__ = ["build_schedule", "continue_schedule"]
 
 _RISING, _START = 0.1, 1 / 25  # share of all updates; part of the rate
 
@@ -56,3 +57,24 @@ def _one_cycle(t: int, T: int) -> float:
     if t < rising:
         return _START + (1 - _START) * (1 - math.cos(math.pi * t / rising)) / 2
     return (1 + math.cos(math.pi * min(1.0, (t - rising) / max(1, T - rising)))) / 2
+
+
+def continue_schedule(schedule: LRScheduler, updates: int, same: bool) -> None:
+    """Go on after so many updates, of a plan with the ``same`` number of them in all or another.
+
+    The optimizer has the rate that it had there. In another plan it is what that plan would have.
+    """
+    schedule.last_epoch = updates
+    if not same:
+        if isinstance(schedule, CosineAnnealingLR):
+            rates = schedule._get_closed_form_lr()
+        elif isinstance(schedule, LambdaLR):
+            rates = schedule.get_lr()
+        else:
+            rates = [float(group["lr"]) for group in schedule.optimizer.param_groups]
+        for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+    schedule._last_lr = [group["lr"] for group in schedule.optimizer.param_groups]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -13,24 +12,24 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from flowvae.config import Part, TrainingSection
 from flowvae.data import Batches, Dataset, Split
-from flowvae.errors import TrainingError
-from flowvae.files import write_bytes
+from flowvae.errors import TrainingError, UserError, shown
 from flowvae.objectives import build_objective
 from flowvae.precision import networks_in
+from flowvae.training.checkpoint import State, read_checkpoint, write_checkpoint
 from flowvae.training.graph import StepGraph
 from flowvae.training.means import RunningMeans
-from flowvae.training.schedules import build_schedule
+from flowvae.training.optimization import build_adam, clip_to_usual, moving_average
+from flowvae.training.schedules import build_schedule, continue_schedule
 from flowvae.vae import VAE, ElboTerms
 
 __all__ = ["Trainer"]
 
 # Updates in a row without a finite gradient after which training is given up.
 _MOST_SKIPPED = 50
-_NORM_MEMORY = 0.01  # of the running mean of norms, the weight of a new one
 
 
 class Trainer:
@@ -65,7 +64,7 @@ class Trainer:
         ...     pass
         >>> terms.log_weight.shape, trainer.epoch, int(trainer.step)
         (torch.Size([1, 10]), 1, 5)
-        >>> trainer.save(tmp_path / "state.pt")   # and later, in a new trainer: load
+        >>> trainer.save(tmp_path / "state.safetensors")   # and later, in a new trainer: load
     """
 
     def __init__(
@@ -83,7 +82,7 @@ class Trainer:
         self._outside_encoder = [
             p for name, p in model.named_parameters() if not name.startswith(within)
         ]
-        self.optimizer = _adam(self.parameters, self.training, self.device)
+        self.optimizer = build_adam(self.parameters, self.training, self.device)
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.order = torch.Generator(self.device).manual_seed(seed)
         self._epoch_order = self.order.get_state()
@@ -98,12 +97,13 @@ class Trainer:
         # Updates done. Off the CPU whether one was done is known to the device alone.
         self.step = 0 if self.device.type == "cpu" else zero
         self.skipped, self._in_a_row = zero.clone(), zero.clone()
-        # The running mean of the gradient's norm, and how many it has seen.
-        self._usual_norm = torch.zeros(2, device=self.device)
+        # The running mean of the gradient's norm, and how many it has seen: of the whole model and
+        # of the encoder alone.
+        self._usual_norm = torch.zeros(2, 2, device=self.device)
         self._graph = self._new_graph()
         self.averaged: AveragedModel | None = None
         if self.training.averaging > 0:
-            self.averaged = AveragedModel(model, multi_avg_fn=_moving_average(self.training))
+            self.averaged = AveragedModel(model, multi_avg_fn=moving_average(self.training))
 
     def _new_graph(self) -> StepGraph | None:
         if self.device.type != "cuda" or self.training.accumulate > 1:
@@ -150,9 +150,9 @@ class Trainer:
             self._backward(xs)
             for parameter in self._outside_encoder:
                 parameter.grad = None
-            self._clip_and_step()
+            self._clip_and_step(self._usual_norm[1])
         terms = self._backward(xs)
-        finite = self._clip_and_step()
+        finite = self._clip_and_step(self._usual_norm[0])
         if isinstance(finite, Tensor):
             self._count_on_device(terms, finite)
         elif finite:
@@ -179,7 +179,7 @@ class Trainer:
             return found[0]
         return ElboTerms(*(torch.cat(term, 1) for term in zip(*found, strict=True)))
 
-    def _clip_and_step(self) -> bool | Tensor:
+    def _clip_and_step(self, usual_norm: Tensor) -> bool | Tensor:
         """Clip and step, if the gradient's norm is finite; say whether it was.
 
         Off the CPU the answer is a tensor, so the device is not synchronized, and the optimizer
@@ -189,7 +189,7 @@ class Trainer:
         norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         clipped = norm
         if self.training.max_grad_ratio is not None:
-            clipped = self._clip_to_usual(norm, self.training.max_grad_ratio)
+            clipped = clip_to_usual(self.parameters, norm, usual_norm, self.training.max_grad_ratio)
         if most is not None:
             clip_grads_with_norm_(self.parameters, most, clipped)
         if self.device.type == "cpu":
@@ -199,21 +199,6 @@ class Trainer:
         optimizer.found_inf = 1 - norm.isfinite().float()  # pyright: ignore
         optimizer.step()
         return norm.isfinite()
-
-    def _clip_to_usual(self, norm: Tensor, ratio: float) -> Tensor:
-        """Clip to a multiple of the running mean of such clipped norms, and give the norm then.
-
-        A single gradient far larger than Adam's second moment moves every parameter by up to 30
-        learning rates, over the steps in which the first moment forgets it.
-        """
-        usual, count = self._usual_norm
-        largest = ratio * torch.where(count > 0, usual, norm)
-        clip_grads_with_norm_(self.parameters, 1.0, norm / largest)
-        clipped = torch.minimum(norm, largest)
-        weight = (1 / (count + 1)).clamp(min=_NORM_MEMORY) * norm.isfinite()
-        usual += weight * (clipped.nan_to_num(0.0, 0.0) - usual)
-        count += norm.isfinite()
-        return clipped
 
     def _count_on_device(self, terms: ElboTerms, finite: Tensor) -> None:
         """What is counted on the CPU, without waiting for the device."""
@@ -258,78 +243,123 @@ class Trainer:
         if self.averaged is not None and self.averaged.n_averaged > 0:
             yield from zip(self.model.parameters(), self.averaged.module.parameters(), strict=True)
 
-    def state_dict(self) -> dict[str, Any]:
-        """All that training needs to go on exactly where it stands, between two updates."""
-        return {
-            "model": self.model.state_dict(),
-            "averaged": None if self.averaged is None else self.averaged.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": None if self.schedule is None else self.schedule.state_dict(),
+    def state_dict(self) -> State:
+        """All that training needs to go on exactly where it stands, between two updates.
+
+        Name -> a tensor or a number: weights as ``model.…`` and ``averaged.…``, Adam's moments as
+        ``optimizer.<number>.…``, learning rates, generators, means and counts.
+        """
+        found: State = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        if self.averaged is not None:
+            found |= {f"averaged.{name}": v for name, v in self.averaged.state_dict().items()}
+        for i, moments in self.optimizer.state_dict()["state"].items():
+            found |= {f"optimizer.{i}.{name}": value for name, value in moments.items()}
+        for i, group in enumerate(self.optimizer.param_groups):
+            found[f"rate.{i}"] = float(group["lr"])
+        if self.schedule is not None:
+            found["schedule"] = self.schedule.last_epoch
+        found |= {f"means.{name}": value for name, value in self.means.state_dict().items()}
+        return found | {
             "generator": self.generator.get_state(),
             "order": self._epoch_order if self.position else self.order.get_state(),
-            "means": self.means.state_dict(),
             "counts": torch.stack([self.skipped, self._in_a_row]).cpu(),
             "usual_norm": self._usual_norm.clone(),
+            "epochs": self.training.epochs,
             "step": int(self.step),
             "epoch": self.epoch,
             "position": self.position,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what :meth:`state_dict` gave, on the same data and settings."""
-        self.model.load_state_dict(state["model"])
+    def load_state_dict(self, state: State) -> None:
+        """Go on from what :meth:`state_dict` gave, on the same data and settings.
+
+        With more or fewer epochs a ``cosine`` or ``one_cycle`` goes on at the rate that it would
+        have there.
+
+        Raises:
+            ValueError: names, shapes or numbers are not those of this model and these settings.
+        """
+        self._check(state)
+
+        def part(prefix: str) -> dict[str, Any]:
+            return {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
+
+        whole: dict[str, Any] = dict(state)
+        self.model.load_state_dict(part("model."))
         if self.averaged is not None:
-            self.averaged.load_state_dict(state["averaged"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        for group in self.optimizer.param_groups:
-            # PyTorch leaves it where the file was read: a graph would keep the number for ever.
+            self.averaged.load_state_dict(part("averaged."))
+        moments: dict[int, dict[str, Any]] = {}
+        for name, value in part("optimizer.").items():
+            index, _, moment = name.partition(".")
+            moments.setdefault(int(index), {})[moment] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        for i, group in enumerate(self.optimizer.param_groups):
+            rate = whole[f"rate.{i}"]
+            # A graph reads the rate from the device: the tensor stays, its value changes.
             if isinstance(group["lr"], Tensor):
-                group["lr"] = group["lr"].to(self.device)
+                group["lr"] = torch.tensor(rate, device=self.device)
+            else:
+                group["lr"] = rate
         self._graph = self._new_graph()  # a recorded one works on the tensors from before
         if self.schedule is not None:
-            self.schedule.load_state_dict(state["schedule"])
-        self.generator.set_state(state["generator"])
-        self.order.set_state(state["order"])
-        self._epoch_order = state["order"]
-        self.means.load_state_dict(state["means"])
-        for mine, count in zip((self.skipped, self._in_a_row), state["counts"], strict=True):
+            same = whole["epochs"] == self.training.epochs
+            continue_schedule(self.schedule, whole["schedule"], same)
+        self.generator.set_state(whole["generator"])
+        self.order.set_state(whole["order"])
+        self._epoch_order = whole["order"]
+        self.means.load_state_dict(part("means."))
+        for mine, count in zip((self.skipped, self._in_a_row), whole["counts"], strict=True):
             mine.copy_(count)
-        self._usual_norm.copy_(state["usual_norm"])
+        self._usual_norm.copy_(whole["usual_norm"])
         if isinstance(self.step, Tensor):
-            self.step.fill_(state["step"])
+            self.step.fill_(whole["step"])
         else:
-            self.step = state["step"]
-        self.epoch, self.position = state["epoch"], state["position"]
+            self.step = whole["step"]
+        self.epoch, self.position = whole["epoch"], whole["position"]
 
-    def save(self, path: str | Path) -> None:
-        """Write :meth:`state_dict`, whole or not at all."""
-        content = io.BytesIO()
-        torch.save(self.state_dict(), content)
-        write_bytes(path, content.getvalue())
+    def _check(self, state: State) -> None:
+        """See that a state has the names, kinds and shapes of this trainer's own."""
+        mine = self.state_dict()
+        expected = {name: v for name, v in mine.items() if not name.startswith("optimizer.")}
+        for i, parameter in enumerate(self.parameters):
+            moments = {f"optimizer.{i}.{m}": parameter.data for m in ("exp_avg", "exp_avg_sq")}
+            moments[f"optimizer.{i}.step"] = torch.zeros(())
+            if any(name in state for name in moments):  # none before the first update
+                expected |= moments
+        for name in sorted({*expected, *state}):
+            wanted, got = _kind(expected.get(name)), _kind(state.get(name))
+            if wanted != got:
+                raise ValueError(f"{shown(name)}: expected {wanted}, got {got}")
+            if isinstance(number := state[name], int) and number < 0:
+                raise ValueError(f"{name}: expected at least 0, got {number}")
+        if int(state["position"]) > -(-len(self.batches) // self.training.accumulate):
+            raise ValueError(f"position: expected one of the epoch's, got {state['position']}")
 
-    def load(self, path: str | Path) -> None:
-        """Go on from what :meth:`save` wrote."""
-        # Generators' states stay on the CPU; the rest is copied to where it belongs.
-        self.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    def save(self, path: str | Path, **more: Any) -> None:
+        """Write :meth:`state_dict` to a safetensors file, whole or not at all.
+
+        Args:
+            path: the file.
+            **more: further values that JSON can hold, which :meth:`load` gives back.
+        """
+        write_checkpoint(path, self.state_dict(), **more)
+
+    def load(self, path: str | Path) -> dict[str, Any]:
+        """Go on from what :meth:`save` wrote, and give what was saved with it.
+
+        Raises:
+            UserError: the file is corrupt, or of another model or other settings.
+        """
+        state, more = read_checkpoint(path)
+        try:
+            self.load_state_dict(state)
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise UserError(f"checkpoint: {path} does not fit the run: {error}") from None
+        return more
 
 
-def _moving_average(training: TrainingSection) -> Callable[..., None]:
-    """θ̄ ← d θ̄ + (1 - d) θ, with d = min(decay, (1 + t)/(10 + t)) so that the start is forgotten."""
-
-    def update(averaged: Any, current: Any, count: Tensor | int) -> None:
-        t = int(count)
-        get_ema_multi_avg_fn(min(training.averaging, (1 + t) / (10 + t)))(averaged, current, count)
-
-    return update
-
-
-def _adam(
-    parameters: Sequence[Tensor], training: TrainingSection, device: torch.device
-) -> torch.optim.Adam:
-    rate: float | Tensor = training.learning_rate
-    on_cuda = device.type == "cuda"
-    if on_cuda:  # a graph reads the rate from the device
-        rate = torch.tensor(rate, device=device)
-    return torch.optim.Adam(
-        parameters, lr=rate, weight_decay=training.weight_decay, fused=True, capturable=on_cuda
-    )
+def _kind(value: Tensor | float | None) -> str:
+    if isinstance(value, Tensor):
+        return f"{value.dtype} {tuple(value.shape)}".removeprefix("torch.")
+    return "nothing" if value is None else type(value).__name__
