@@ -222,14 +222,14 @@ def _wait_for(file: Path, process: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_a_run_that_is_interrupted_says_so(how, data_file, tmp_path):
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_run_that_is_interrupted_says_so(how, code, data_file, tmp_path):
     folder = tmp_path / "run"
     process, errors = _stopped(how, data_file, folder)
-    assert process.returncode == 130
+    assert process.returncode == code
     assert _status(folder) == "interrupted"
     assert "Traceback" not in errors
-    assert f"saved in {folder}" in errors
+    assert f"Go on with: flowvae train --resume {folder}" in errors
     assert not list(folder.rglob(".*"))
     _check_files(folder)
 

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flowvae.api import compare, draw_figures, evaluate, evaluate_full, train
+    from flowvae.api import compare, draw_figures, evaluate, evaluate_full, resume, train
     from flowvae.config import PRESETS, Config, load_config, preset
     from flowvae.errors import TrainingError, UserError
     from flowvae.estimator import FlowVAE
@@ -41,13 +41,14 @@ __all__ = [
     "preset",
     "reconstruct",
     "reproduce",
+    "resume",
     "sample",
     "train",
 ]
 
 _HOME = {
     **dict.fromkeys(
-        ["compare", "draw_figures", "evaluate", "evaluate_full", "train"], "flowvae.api"
+        ["compare", "draw_figures", "evaluate", "evaluate_full", "resume", "train"], "flowvae.api"
     ),
     **dict.fromkeys(["PRESETS", "Config", "load_config", "preset"], "flowvae.config"),
     **dict.fromkeys(["TrainingError", "UserError"], "flowvae.errors"),

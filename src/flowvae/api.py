@@ -34,8 +34,9 @@ from flowvae.initialization import start_at_mean
 from flowvae.likelihoods.support import check_support, fitting_likelihoods
 from flowvae.objectives import build_objective
 from flowvae.progress import Progress
-from flowvae.runs import Run, RunLike, new_run_folder, opened
-from flowvae.training.fit import fit
+from flowvae.run_folders import new_run_folder, only_writer, read_config
+from flowvae.runs import Run, RunLike, opened
+from flowvae.training.fit import begin, fit
 from flowvae.vae import build_vae
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "draw_figures",
     "evaluate",
     "evaluate_full",
+    "resume",
     "train",
 ]
 
@@ -90,9 +92,74 @@ def train(
         config = resolve_config(preset=config, **overrides)
     elif overrides:
         config = config.replace(**overrides)
+    choose_device(config.training.device)
+    folder = new_run_folder(out, config)
+    return _train(config, folder, dataset, progress=progress, finish=finish, resume=False)
+
+
+def resume(
+    path: str | Path,
+    *,
+    epochs: int | None = None,
+    dataset: Dataset | None = None,
+    device: str | None = None,
+    progress: bool = True,
+    finish: bool = True,
+    trust: bool = False,
+) -> Run:
+    """Go on with a run that was stopped or killed, as if nothing had happened, or train it longer.
+
+    Weights, averaged weights, optimizer, schedule, generators and the place in the epoch are those
+    of the run's last checkpoint, so on a CPU the outcome is the same to the bit. A run that was
+    killed before its first checkpoint starts again.
+
+    Args:
+        path: the run folder.
+        epochs: train so many in all; the run's own number if not given.
+        dataset: data already in memory, if the run was given such.
+        device: where to train; the run's own if not given.
+        progress: show a live line, or plain lines where there is no terminal.
+        finish: end with evaluation and pictures.
+        trust: import the module of a family that is ``module:Class``, which executes its code.
+
+    Raises:
+        UserError: no run is there, another process is writing to it, its checkpoint is corrupt, or
+            the data are not those that it was trained on.
+        TrainingError: as in :func:`train`.
+
+    Examples:
+        >>> import flowvae, numpy as np
+        >>> from flowvae.data import Dataset
+        >>> pixels = np.random.rand(200, 6, 5)
+        >>> data = Dataset.from_arrays(pixels[:150], pixels[150:])
+        >>> options = {"dataset": data, "progress": False}
+        >>> run = flowvae.train(out=tmp_path / "run", epochs=1, evaluation_samples=4, **options)
+        >>> run = flowvae.resume(run.path, epochs=3, **options)
+        >>> [row["epoch"] for row in run.metrics]
+        [1.0, 2.0, 3.0]
+    """
+    folder = Path(path)
+    config = read_config(folder, trust)
+    changed = {"epochs": epochs, "device": device}
+    config = config.replace(**{name: v for name, v in changed.items() if v is not None})
+    done = len(Run.rows_in(folder))
+    if epochs is not None and epochs < done:
+        raise UserError(f"epochs: expected at least the {done} that are done, got {epochs}")
+    choose_device(config.training.device)
+    return _train(config, folder, dataset, progress=progress, finish=finish, resume=True)
+
+
+def _train(
+    config: Config,
+    folder: Path,
+    dataset: Dataset | None,
+    *,
+    progress: bool,
+    finish: bool,
+    resume: bool,
+) -> Run:
     training, named = config.training, config.data
     device = choose_device(training.device)
-    folder = new_run_folder(out, config)
     if dataset is None:
         dataset = load_configured(named, config.seed)
     elif dataset.binarization == "none" and named.binarization != "none":
@@ -112,19 +179,28 @@ def train(
             raise UserError(str(error)) from None
     model = model.to(device)
     build_objective(config.objective, 1).check(model)
-
     run = Run(folder, config, model, dataset)
-    show = Progress(config, dataset, folder, run.pseudo_likelihood, enabled=progress)
-    durations: dict[str, float] = {}
-    about = {"started": datetime.now().astimezone().isoformat(timespec="seconds")}
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(training.threads or threads)
-        folder.mkdir(parents=True, exist_ok=True)
+        with only_writer(folder):
+            _train_alone(run, dataset, progress=progress, finish=finish, resume=resume)
+    finally:
+        torch.set_num_threads(threads)
+    return run
+
+
+def _train_alone(run: Run, dataset: Dataset, *, progress: bool, finish: bool, resume: bool) -> None:
+    """Training, evaluation and pictures, by the only process that writes to the run."""
+    show = Progress(run.config, dataset, run.path, run.pseudo_likelihood, enabled=progress)
+    book = begin(run, dataset, resume=resume)
+    durations: dict[str, float] = {}
+    about = {"started": datetime.now().astimezone().isoformat(timespec="seconds")}
+    try:
         run.save_config()
         run.save_environment(status="training", **about)
         with show:
-            fit(run, dataset, show, durations)
+            fit(book, dataset, show, durations)
         if finish:
             run.save_environment(status="evaluating", durations=durations, **about)
             try:
@@ -132,18 +208,15 @@ def train(
             except UserError as error:  # its data were fine until here
                 raise TrainingError(
                     f"training: the trained model cannot be evaluated: {error}. Try a lower "
-                    "learning_rate or max_grad_norm=50"
+                    "learning_rate or max_grad_ratio=3"
                 ) from None
             durations["figures"] = _timed(lambda: draw_figures(run))
     except BaseException as error:
-        if (folder / "config.yaml").exists():
+        if (run.path / "config.yaml").exists():
             status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
             run.save_environment(status=status, durations=durations, **about)
         raise
-    finally:
-        torch.set_num_threads(threads)
     run.save_environment(status="finished", durations=durations, **about)
-    return run
 
 
 def evaluate(

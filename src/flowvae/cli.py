@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,46 +10,24 @@ from typing import Any
 import click
 
 from flowvae import __version__
-from flowvae.config import PRESETS, load_config, resolve_config
-from flowvae.config.flags import ConfigCommand, config_options, data_options, given_values
+from flowvae.commands.options import (
+    data_option,
+    device_option,
+    open_with,
+    out_option,
+    refine_option,
+    run_argument,
+    seed_option,
+    trust_option,
+)
+from flowvae.commands.reproduce import reproduce
+from flowvae.commands.train import train
+from flowvae.config import PRESETS, resolve_config
+from flowvae.config.flags import data_options
 from flowvae.console import run_command
 from flowvae.errors import UserError
-from flowvae.reproduction.command import reproduce
 
 __all__ = ["main"]
-
-
-_device = click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps.  [auto]")
-_trust = click.option(
-    "--trust",
-    is_flag=True,
-    help="Import the module of a family that is MODULE:CLASS, which executes its code.",
-)
-
-
-def _run(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The argument RUN, and how to open it."""
-    return click.argument("run", type=click.Path(path_type=Path))(_trust(_device(command)))
-
-
-def _opened(run: Path, options: dict[str, Any]) -> Any:
-    from flowvae.runs import open_run
-
-    return open_run(run, options.pop("device"), trust=options.pop("trust"))
-
-
-_data = click.option("--data", default=None, help="Other data than the run's, of the same shape.")
-_seed = click.option(
-    "--seed", type=click.IntRange(0, 2**63 - 1), default=0, help="Of the draws of z.  [0]"
-)
-
-
-_refine = click.option(
-    "--refine",
-    type=click.IntRange(0, 1000),
-    default=0,
-    help="Steps of optimization of q(z|x) for each datum, from the encoder's answer.  [0]",
-)
 
 
 # How much of everything `evaluate --full` does; defaults are those of FullSettings, which needs
@@ -80,10 +57,6 @@ def _full_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def _out(what: str) -> Callable[..., Any]:
-    return click.option("--out", type=click.Path(path_type=Path), default=None, help=what)
-
-
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="flowvae")
 def cli() -> None:
@@ -95,61 +68,8 @@ def cli() -> None:
     """
 
 
-@cli.command(cls=ConfigCommand)
-@click.option(
-    "--preset", type=click.Choice(list(PRESETS)), help="Values to start from.  [original]"
-)
-@click.option(
-    "--config",
-    "config_file",
-    type=click.Path(path_type=Path),
-    help="A YAML file of values, such as a run's config.yaml; flags override it. A "
-    "MODULE:CLASS that it names is imported.",
-)
-@_out("The run folder, new or empty.  [dated, under runs/]")
-@click.option("--quiet", is_flag=True, help="Show no progress.")
-@config_options
-@click.pass_context
-def train(
-    ctx: click.Context,
-    preset: str | None,
-    config_file: Path | None,
-    out: Path | None,
-    quiet: bool,
-    **flags: Any,
-) -> None:
-    """Train, evaluate on the test data, draw pictures.
-
-    Defaults are those of the preset 'original'; see 'flowvae presets' for the others.
-    """
-    given = given_values(flags, ctx.args)
-    if preset and config_file:
-        raise UserError("preset: cannot be given with --config, which says all; use one of them")
-    if config_file:
-        config = load_config(config_file, **given)
-    else:
-        config = resolve_config(preset=preset or "original", **given)
-    signal.signal(signal.SIGTERM, _interrupt)
-
-    from flowvae.api import train as run_training
-    from flowvae.progress import evaluation_text
-    from flowvae.runs import new_run_folder
-
-    folder = new_run_folder(out, config)
-    try:
-        run = run_training(config, out=folder, progress=not quiet)
-    except KeyboardInterrupt:
-        if (folder / "model.safetensors").exists():
-            click.echo(f"\nInterrupted. What was learned is saved in {folder}", err=True)
-        raise
-    evaluation = run.evaluation
-    if evaluation is not None:
-        click.echo(evaluation_text(evaluation))
-    click.echo(f"Run: {run.path}\nPictures: {run.figures}")
-
-
 @cli.command()
-@_run
+@run_argument
 @click.option(
     "--samples",
     type=click.IntRange(1, 10**9),
@@ -159,8 +79,8 @@ def train(
 @click.option(
     "--seed", type=click.IntRange(0, 2**63 - 1), default=None, help="Of the draws.  [the run's]"
 )
-@_data
-@_refine
+@data_option
+@refine_option
 @click.option(
     "--full",
     is_flag=True,
@@ -190,7 +110,7 @@ def evaluate(run: Path, samples: int | None, as_json: bool, full: bool, **option
     from flowvae.api import evaluate as run_evaluation
     from flowvae.progress import evaluation_text
 
-    opened = _opened(run, options)
+    opened = open_with(run, options)
     evaluation = run_evaluation(opened, samples, progress=not as_json, **options)
     click.echo(
         json.dumps(evaluation.to_dict(), indent=2) if as_json else evaluation_text(evaluation)
@@ -204,7 +124,7 @@ def _evaluate_full(
     from flowvae.evaluation import FullSettings, full_markdown, on_screen
 
     try:
-        opened = _opened(run, options)
+        opened = open_with(run, options)
         found = evaluate_full(opened, FullSettings(**given), progress=not as_json, **options)
     except KeyboardInterrupt:
         click.echo(f"\nInterrupted. Finished parts are kept in {run / 'evaluation'}", err=True)
@@ -229,10 +149,12 @@ def _evaluate_full(
     type=click.IntRange(1, 10**9),
     help="S, importance samples per datum.  [the first run's]",
 )
-@_out("The folder for compare.json, compare.md and compare.png.  [comparison/ in the first RUN]")
+@out_option(
+    "The folder for compare.json, compare.md and compare.png.  [comparison/ in the first RUN]"
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@_device
-@_trust
+@device_option
+@trust_option
 def compare(
     runs: tuple[Path, ...],
     samples: int | None,
@@ -250,7 +172,7 @@ def compare(
     from flowvae.evaluation import on_screen
 
     out = out or runs[0] / "comparison"
-    opened = [_opened(run, {"device": device, "trust": trust}) for run in runs]
+    opened = [open_with(run, {"device": device, "trust": trust}) for run in runs]
     found = run_comparison(*opened, samples=samples, out=out, progress=not as_json)
     if as_json:
         click.echo(json.dumps(found.summary, indent=2))
@@ -260,10 +182,10 @@ def compare(
 
 
 @cli.command()
-@_run
+@run_argument
 @click.option("--num", type=click.IntRange(1, 10**9), default=64, help="How many.  [64]")
-@_out("A .png, .npz or, of a table, .csv file.  [RUN/samples.png, or as the data is]")
-@_seed
+@out_option("A .png, .npz or, of a table, .csv file.  [RUN/samples.png, or as the data is]")
+@seed_option
 def sample(run: Path, num: int, out: Path | None, **options: Any) -> None:
     """Generate: decode z ~ p(z)."""
     from flowvae.outputs import sample as run_sample
@@ -274,12 +196,12 @@ def sample(run: Path, num: int, out: Path | None, **options: Any) -> None:
 
 
 @cli.command()
-@_run
+@run_argument
 @click.option("--num", type=click.IntRange(1, 10**9), default=16, help="How many.  [16]")
-@_out("A .png, .npz or, of a table, .csv file.  [RUN/reconstructions.png, or as the data is]")
-@_data
-@_refine
-@_seed
+@out_option("A .png, .npz or, of a table, .csv file.  [RUN/reconstructions.png, or as the data is]")
+@data_option
+@refine_option
+@seed_option
 def reconstruct(run: Path, num: int, out: Path | None, **options: Any) -> None:
     """Encode, flow and decode the first test data."""
     from flowvae.outputs import reconstruct as run_reconstruct
@@ -290,29 +212,29 @@ def reconstruct(run: Path, num: int, out: Path | None, **options: Any) -> None:
 
 
 @cli.command()
-@_run
+@run_argument
 @click.option("--split", type=click.Choice(["test", "train"]), default="test", help="[test]")
-@_out("A .npz or .csv file.  [RUN/latents.npz]")
-@_data
-@_refine
-@_seed
+@out_option("A .npz or .csv file.  [RUN/latents.npz]")
+@data_option
+@refine_option
+@seed_option
 def encode(run: Path, split: str, out: Path | None, **options: Any) -> None:
     """Write z ~ q(z|x), its log-density and the labels."""
     from flowvae.outputs import encode as run_encode
 
     out = out or run / "latents.npz"
-    found = run_encode(_opened(run, options), split, out=out, **options)
+    found = run_encode(open_with(run, options), split, out=out, **options)
     click.echo(f"Wrote {out}: {', '.join(f'{k} {v.shape}' for k, v in found.items())}")
 
 
 @cli.command()
-@_run
-@_data
+@run_argument
+@data_option
 def figures(run: Path, **options: Any) -> None:
     """Draw the pictures of a run again."""
     from flowvae.api import draw_figures
 
-    for path in draw_figures(_opened(run, options), **options):
+    for path in draw_figures(open_with(run, options), **options):
         click.echo(f"Wrote {path}")
 
 
@@ -341,6 +263,7 @@ def presets(name: str | None) -> None:
         click.echo(f"{each:<{width}}  {text}")
 
 
+cli.add_command(train)
 cli.add_command(reproduce)
 
 
@@ -349,16 +272,15 @@ def _picture_or_arrays(
 ) -> tuple[Any, Path]:
     from flowvae.figures.images import is_image
 
-    run = _opened(path, options)
+    run = open_with(path, options)
     suffix = ".png" if is_image(run.model.data_shape) else ".npz"
     suffix = ".csv" if run.model.columns is not None else suffix
     return run, out or run.path / f"{stem}{suffix}"
 
 
-def _interrupt(*_: Any) -> None:
-    raise KeyboardInterrupt
-
-
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command. Exit codes: 0 done, 1 training failed, 2 bad input, 130 interrupted."""
+    """Run a command.
+
+    Exit codes: 0 done, 1 training failed, 2 bad input, 130 interrupted, 143 terminated.
+    """
     run_command(cli, arguments)

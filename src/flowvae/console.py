@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from flowvae.errors import TrainingError, UserError, one_line
+from flowvae.errors import Terminated, TrainingError, UserError, one_line
 
 __all__ = ["run_command"]
 
@@ -58,8 +58,9 @@ def _run(cli: click.Command, arguments: list[str] | None) -> None:
         cli.main(args=arguments, prog_name="flowvae", standalone_mode=False)
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        sys.exit(130)
+    except (click.Abort, KeyboardInterrupt) as error:
+        # click makes an Abort of every KeyboardInterrupt.
+        sys.exit(143 if isinstance(error.__cause__ or error, Terminated) else 130)
     except click.ClickException as error:
         _fail(error.format_message(), 2)
     except UserError as error:

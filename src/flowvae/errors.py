@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
-__all__ = ["TrainingError", "UserError", "first_complaint", "one_line", "shown"]
+__all__ = ["Terminated", "TrainingError", "UserError", "first_complaint", "one_line", "shown"]
 
 _LONGEST = 600
 
@@ -26,6 +26,10 @@ class UserError(ValueError):
 
 class TrainingError(RuntimeError):
     """Training could not go on. The command line prints it and exits with code 1."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as schedulers send it. The command line exits with code 143."""
 
 
 def one_line(message: str) -> str:

@@ -6,7 +6,6 @@ import json
 import platform
 import subprocess
 import sys
-from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,9 +26,18 @@ from flowvae.evaluation import Evaluation
 from flowvae.files import write_bytes, write_csv, write_json, write_text
 from flowvae.likelihoods import Measure, measure_of
 from flowvae.likelihoods.support import check_support
+from flowvae.run_folders import check_trust
 from flowvae.vae import VAE, build_vae
 
-__all__ = ["MODEL_FILE", "Run", "load", "open_run", "opened", "read_model", "write_model"]
+__all__ = [
+    "MODEL_FILE",
+    "Run",
+    "load",
+    "open_run",
+    "opened",
+    "read_model",
+    "write_model",
+]
 
 MODEL_FILE = "model.safetensors"
 
@@ -103,7 +111,12 @@ class Run:
     @property
     def metrics(self) -> list[dict[str, float]]:
         """The rows of ``metrics.csv``: one an epoch."""
-        file = self.path / "metrics.csv"
+        return self.rows_in(self.path)
+
+    @staticmethod
+    def rows_in(folder: Path) -> list[dict[str, float]]:
+        """The rows of a run's ``metrics.csv``, whose model is not needed."""
+        file = folder / "metrics.csv"
         if not file.exists():
             return []
         header, *rows = [line.split(",") for line in file.read_text().splitlines()]
@@ -190,19 +203,6 @@ def open_run(
     return Run(path if path.is_dir() else path.parent, config, model)
 
 
-def new_run_folder(out: str | Path | None, config: Config) -> Path:
-    """Check that a run can be written to ``out``, or choose a dated folder under ``runs/``."""
-    if out is None:
-        now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-        stem = f"{now}_{config.preset}_seed{config.seed}"
-        names = [stem, *(f"{stem}_{n}" for n in range(2, 100))]
-        return next(Path("runs") / name for name in names if not (Path("runs") / name).exists())
-    out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"out: expected a new or empty folder, got {out}, which is in use")
-    return out
-
-
 def write_model(file: Path, model: VAE, config: Config, **more: str) -> None:
     """Write a model's weights, with configuration, data shape and columns in the header.
 
@@ -281,13 +281,7 @@ def _read_header(
             f"data_shape: expected the width of its columns, {encoded_width(columns)}, "
             f"got {shown(about.data_shape)}"
         )
-    for kind, name in outside_modules(about.config).items():
-        if not trust:
-            raise UserError(
-                f"{kind}: {file} wants {name}, so the module {name.partition(':')[0]} would be "
-                "imported and its code executed; if you trust this file, say --trust, or "
-                "trust=True in Python"
-            )
+    check_trust(file, about.config, trust)
     try:
         return resolve_config(**about.config), about.data_shape, columns
     except UserError as error:

@@ -12,7 +12,7 @@ from flowvae.config.sections import Config, layered
 from flowvae.errors import UserError, shown
 from flowvae.registry import FAMILIES
 
-__all__ = ["load_config", "outside_modules", "preset", "resolve_config"]
+__all__ = ["load_config", "outside_modules", "preset", "read_yaml", "resolve_config"]
 
 
 def resolve_config(**overrides: Any) -> Config:
@@ -38,6 +38,15 @@ def load_config(path: str | Path, **overrides: Any) -> Config:
         UserError: the file cannot be read, is no configuration, or has a value that is unknown or
             out of range.
     """
+    return layered(read_yaml(path), overrides)
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The fields of a YAML file, as they stand there.
+
+    Raises:
+        UserError: the file cannot be read, or has no fields.
+    """
     path = Path(path)
     try:
         fields = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -49,7 +58,7 @@ def load_config(path: str | Path, **overrides: Any) -> Config:
         raise UserError(f"config: {path} is not YAML: {error}") from None
     if not isinstance(fields, dict) or not all(isinstance(key, str) for key in fields):
         raise UserError(f"config: expected fields and values in {path}, got {shown(fields)}")
-    return layered(fields, overrides)
+    return fields
 
 
 def outside_modules(fields: dict[str, Any]) -> dict[str, str]:

@@ -140,6 +140,11 @@ class TrainingSection(Options):
         description="Stop after so many epochs without a better ELBO on the validation data, and "
         "keep the best model; needs validation_fraction.",
     )
+    checkpoint_minutes: float = Field(
+        default=1.0,
+        gt=0,
+        description="Minutes between checkpoints, from which 'flowvae train --resume RUN' goes on.",
+    )
     precision: Literal["float32", "bfloat16"] = Field(
         default="float32",
         description="Of the networks' matrix products; flows and densities stay in float32.",

@@ -4,75 +4,191 @@ from __future__ import annotations
 
 import math
 import time
+from typing import Any
 
-import torch
+from pydantic import BaseModel, ValidationError
+from torch import Tensor
 
 from flowvae.data import Dataset
-from flowvae.errors import TrainingError
-from flowvae.evaluation import evaluate_model
+from flowvae.errors import TrainingError, UserError, first_complaint
+from flowvae.evaluation import data_digest, evaluate_model
 from flowvae.progress import Progress
 from flowvae.runs import MODEL_FILE, Run
+from flowvae.training.checkpoint import read_checkpoint, write_checkpoint
 from flowvae.training.events import EventWriter
+from flowvae.training.stopping import Stopping
 from flowvae.training.trainer import Trainer
 from flowvae.vae import VAE
 
-__all__ = ["fit"]
+__all__ = ["CHECKPOINT", "begin", "fit"]
 
 
-def fit(run: Run, dataset: Dataset, show: Progress, durations: dict[str, float]) -> None:
-    """Train for the run's epochs; after each one, all files on disk are up to date."""
-    config, device = run.config, next(run.model.parameters()).device
-    training = config.training
-    trainer = Trainer(run.model, dataset, training, config.objective, config.seed)
-    best = _Best(training.patience)
-    splits = {"test": dataset.test.to(device)}
+CHECKPOINT = "checkpoint.safetensors"
+
+
+def begin(run: Run, dataset: Dataset, *, resume: bool = False) -> Book:
+    """What :func:`fit` needs. Nothing is written.
+
+    Args:
+        run: its model is to be trained.
+        dataset: the data.
+        resume: go on from the run's checkpoint, if it has one.
+
+    Raises:
+        UserError: the checkpoint is corrupt, or of other settings or data.
+    """
+    config = run.config
+    trainer = Trainer(run.model, dataset, config.training, config.objective, config.seed)
+    book = Book(run, trainer, data_digest(dataset.train))
+    if resume and (run.path / CHECKPOINT).exists():
+        book.read()
+    return book
+
+
+def fit(book: Book, dataset: Dataset, show: Progress, durations: dict[str, float]) -> None:
+    """Train for the run's epochs; after each one, all files on disk are up to date.
+
+    A checkpoint is written every ``checkpoint_minutes``, when training is stopped and at its end.
+
+    Args:
+        book: what :func:`begin` gave.
+        dataset: the data.
+        show: what a person sees.
+        durations: ``training`` is set, in seconds.
+
+    Raises:
+        TrainingError: the ELBO became NaN or infinite.
+        KeyboardInterrupt: after what was learned was saved.
+    """
+    run, trainer, training = book.run, book.trainer, book.run.config.training
+    if book.rows:
+        run.save_metrics(book.rows)  # a process that was killed may have had an epoch more
+    splits = {"test": dataset.test}
     if dataset.validation is not None:
-        splits["validation"] = dataset.validation.to(device)
-    rows: list[dict[str, float]] = []
-    start = time.perf_counter()
+        splits["validation"] = dataset.validation
+    splits = {name: split.to(trainer.device) for name, split in splits.items()}
     try:
-        with EventWriter(run.path) as events:
-            for epoch in range(1, training.epochs + 1):
-                epoch_start = time.perf_counter()
-                try:
-                    for _ in trainer.steps():
-                        show.step(epoch, trainer.means)
-                except TrainingError as error:
-                    kept = "the epoch before" if rows else "no model"
-                    raise TrainingError(f"{error}; {run.path} keeps {kept}") from None
-                row = {"epoch": float(epoch)}
-                row |= {f"train_{name}": value for name, value in trainer.means.read().items()}
-                seconds = time.perf_counter() - epoch_start
+        with EventWriter(run.path) as events, Stopping() as stopping:
+            while trainer.epoch < training.epochs and not book.best.waited_enough():
+                row = _one_epoch(trainer, book, show, stopping)
                 with trainer.averaged_weights():
                     for name, split in splits.items():
-                        terms = evaluate_model(run.model, split, 1, seed=config.seed).terms
+                        terms = evaluate_model(run.model, split, 1, seed=run.config.seed).terms
                         row |= {f"{name}_{k}": v.mean for k, v in terms.items() if k != "iw_bound"}
-                    better = training.patience is None or best.improves(
+                    if training.patience is None or book.best.improves(
                         row["validation_elbo"], run.model
-                    )
-                    if better:
+                    ):
                         run.save_model()
-                row["skipped_steps"] = float(trainer.skipped)
-                row["steps_per_second"] = len(trainer.batches) / seconds
-                row["seconds"] = time.perf_counter() - start
-                rows.append(row)
-                run.save_metrics(rows)
+                book.close_epoch(row)
                 events.write(row)
                 show.epoch(row)
-                if best.waited_enough():
-                    break
+                if stopping.asked or book.is_due():
+                    book.write()
+                stopping.stop()
+            book.write()
     except KeyboardInterrupt:
         trainer.settle()
-        best.restore(run.model)
+        book.best.restore(run.model)
         run.save_model()
         raise
     finally:
         run.model.eval()
-        durations["training"] = time.perf_counter() - start
+        durations["training"] = book.seconds()
     trainer.settle()
-    best.restore(run.model)
-    if not (run.path / MODEL_FILE).exists():  # no epoch had a better ELBO than none: all were NaN
+    book.best.restore(run.model)
+    if training.patience is None or not (run.path / MODEL_FILE).exists():
+        # Killed after an epoch's end, or no epoch had a better ELBO than none: all were NaN.
         run.save_model()
+
+
+def _one_epoch(
+    trainer: Trainer, book: Book, show: Progress, stopping: Stopping
+) -> dict[str, float]:
+    """What is left of an epoch, and its training figures."""
+    epoch, start, first = trainer.epoch + 1, time.perf_counter(), trainer.position
+    try:
+        for _ in trainer.steps():
+            show.step(epoch, trainer.means)
+            if stopping.asked or book.is_due():
+                book.write()
+                stopping.stop()
+    except TrainingError as error:
+        kept = "the epoch before" if book.rows else "no model"
+        raise TrainingError(f"{error}; {book.run.path} keeps {kept}") from None
+    row = {"epoch": float(epoch)}
+    row |= {f"train_{name}": value for name, value in trainer.means.read().items()}
+    updates = len(trainer.batches) - first * trainer.training.accumulate
+    book.speed = updates / (time.perf_counter() - start)
+    return row
+
+
+class Book:
+    """What a run knows of its training beside the trainer's state, and the checkpoint of both."""
+
+    def __init__(self, run: Run, trainer: Trainer, fingerprint: str) -> None:
+        self.run, self.trainer, self.fingerprint = run, trainer, fingerprint
+        self.best = _Best(run.config.training.patience)
+        self.rows: list[dict[str, float]] = []
+        self.speed = 0.0
+        self._before, self._start = 0.0, time.perf_counter()  # seconds of earlier calls
+        self._last = self._start
+
+    def seconds(self) -> float:
+        return self._before + time.perf_counter() - self._start
+
+    def close_epoch(self, row: dict[str, float]) -> None:
+        row["skipped_steps"] = float(self.trainer.skipped)
+        row["steps_per_second"] = self.speed
+        row["seconds"] = self.seconds()
+        self.rows.append(row)
+        self.run.save_metrics(self.rows)
+
+    def is_due(self) -> bool:
+        minutes = self.run.config.training.checkpoint_minutes
+        return time.perf_counter() - self._last > 60 * minutes
+
+    def write(self) -> None:
+        best = {f"best.{name}": value for name, value in self.best.weights.items()}
+        state = {**self.trainer.state_dict(), **best}
+        write_checkpoint(
+            self.run.path / CHECKPOINT,
+            state,
+            data=self.fingerprint,
+            rows=self.rows,
+            seconds=self.seconds(),
+            waited=self.best.waited,
+            best_elbo=self.best.elbo if self.best.weights else None,
+        )
+        self._last = time.perf_counter()
+
+    def read(self) -> None:
+        file = self.run.path / CHECKPOINT
+        state, more = read_checkpoint(file)
+        try:
+            kept = _Kept.model_validate(more)
+            if kept.data != self.fingerprint:
+                raise ValueError("the training data are not those that it was trained on")
+            weights = {n.removeprefix("best."): v for n, v in state.items() if "best." in n[:5]}
+            self.trainer.load_state_dict({n: v for n, v in state.items() if "best." not in n[:5]})
+            if len(kept.rows) != self.trainer.epoch:
+                raise ValueError(f"rows: expected {self.trainer.epoch}, got {len(kept.rows)}")
+            self.best.take(weights, kept.best_elbo, kept.waited, self.run.model)
+        except ValidationError as error:
+            reason = ": ".join(filter(None, first_complaint(error)))
+            raise UserError(f"checkpoint: {file} is corrupt: {reason}") from None
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise UserError(f"checkpoint: {file} does not fit the run: {error}") from None
+        self.rows, self._before = kept.rows, kept.seconds
+
+
+class _Kept(BaseModel):
+    """What :class:`Book` writes beside the trainer's state."""
+
+    data: str
+    rows: list[dict[str, float]]
+    seconds: float
+    waited: int
+    best_elbo: float | None
 
 
 class _Best:
@@ -80,19 +196,28 @@ class _Best:
 
     def __init__(self, patience: int | None) -> None:
         self.patience, self.elbo, self.waited = patience, -math.inf, 0
-        self._weights: dict[str, torch.Tensor] = {}
+        self.weights: dict[str, Tensor] = {}
 
     def improves(self, elbo: float, model: VAE) -> bool:
         if not elbo > self.elbo:  # NaN is not better than anything
             self.waited += 1
             return False
         self.elbo, self.waited = elbo, 0
-        self._weights = {name: value.clone() for name, value in model.state_dict().items()}
+        self.weights = {name: value.clone() for name, value in model.state_dict().items()}
         return True
 
     def waited_enough(self) -> bool:
         return self.patience is not None and self.waited >= self.patience
 
     def restore(self, model: VAE) -> None:
-        if self._weights:
-            model.load_state_dict(self._weights)
+        if self.weights:
+            model.load_state_dict(self.weights)
+
+    def take(self, weights: dict[str, Any], elbo: float | None, waited: int, model: VAE) -> None:
+        """Go on from what a checkpoint has."""
+        shapes = {name: value.shape for name, value in model.state_dict().items()}
+        if weights and shapes != {name: value.shape for name, value in weights.items()}:
+            raise ValueError("its best weights are not those of the model")
+        device = next(model.parameters()).device
+        self.weights = {name: value.to(device) for name, value in weights.items()}
+        self.elbo, self.waited = -math.inf if elbo is None else elbo, waited

@@ -69,7 +69,8 @@ def continue_schedule(schedule: LRScheduler, updates: int, same: bool) -> None:
         if isinstance(schedule, CosineAnnealingLR):
             rates = schedule._get_closed_form_lr()
         elif isinstance(schedule, LambdaLR):
-            rates = schedule.get_lr()
+            pairs = zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+            rates = [base * factor(updates) for base, factor in pairs]
         else:
             rates = [float(group["lr"]) for group in schedule.optimizer.param_groups]
         for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):

@@ -1,0 +1,62 @@
+"""What several commands have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+__all__ = [
+    "data_option",
+    "device_option",
+    "open_with",
+    "out_option",
+    "refine_option",
+    "run_argument",
+    "seed_option",
+    "trust_option",
+]
+
+device_option = click.option(
+    "--device", default="auto", help="auto, cpu, cuda, cuda:N or mps.  [auto]"
+)
+trust_option = click.option(
+    "--trust",
+    is_flag=True,
+    help="Import the module of a family that is MODULE:CLASS, which executes its code.",
+)
+
+
+def run_argument(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The argument RUN, and how to open it."""
+    return click.argument("run", type=click.Path(path_type=Path))(
+        trust_option(device_option(command))
+    )
+
+
+def open_with(run: Path, options: dict[str, Any]) -> Any:
+    from flowvae.runs import open_run
+
+    return open_run(run, options.pop("device"), trust=options.pop("trust"))
+
+
+data_option = click.option(
+    "--data", default=None, help="Other data than the run's, of the same shape."
+)
+seed_option = click.option(
+    "--seed", type=click.IntRange(0, 2**63 - 1), default=0, help="Of the draws of z.  [0]"
+)
+
+
+refine_option = click.option(
+    "--refine",
+    type=click.IntRange(0, 1000),
+    default=0,
+    help="Steps of optimization of q(z|x) for each datum, from the encoder's answer.  [0]",
+)
+
+
+def out_option(what: str) -> Callable[..., Any]:
+    return click.option("--out", type=click.Path(path_type=Path), default=None, help=what)
