@@ -93,14 +93,20 @@ def _measure(path: Path, count: int, steps: int) -> dict[str, Any]:
 def _regions(model: VAE, x: Tensor) -> int:
     """In how many separate regions p(z|x) is above a twentieth of its peak."""
     (found,) = quadrature(model, x, keep=True).posterior or []
-    z, log_density, log_volume = found
-    side = math.exp(log_volume / 2)
+    z, log_density, _ = found
+    # The cells are as long along each axis as its nearest two centres are apart.
+    side = torch.stack([_least_step(along) for along in z.unbind(-1)])
     cell = ((z - z.amin(0)) / side).round().long()
     plane = np.zeros((cell.amax(0) + 1).tolist(), dtype=bool)
     high = log_density > log_density.max() - math.log(_PART_OF_PEAK)
     plane[tuple(cell[high].T.numpy())] = True
     _, count = label(plane, structure=np.ones((3, 3)))  # pyright: ignore[reportGeneralTypeIssues]
     return count
+
+
+def _least_step(values: Tensor) -> Tensor:
+    steps = values.sort().values.diff()
+    return steps[steps > 1e-3 * steps.max()].min()
 
 
 def _draw(path: Path, indices: list[int]) -> None:

@@ -27,9 +27,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folders", nargs="*", type=Path)
     for folder in parser.parse_args().folders:
-        (file,) = (folder / f"{name}.json" for name in TABLES if (folder / f"{name}.json").exists())
+        files = [folder / f"{name}.json" for name in TABLES if (folder / f"{name}.json").exists()]
+        if len(files) != 1:
+            raise SystemExit(f"{folder}: expected one table of 'flowvae reproduce', got {files}")
+        file = files[0]
         if json.loads(file.read_text())["quick"]:
             raise SystemExit(f"{file}: made with --quick, which is no result")
+        KEPT.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, KEPT / file.name)
         if (picture := file.with_suffix(".png")).exists():
             shutil.copy(picture, ROOT / "docs" / "images" / picture.name)

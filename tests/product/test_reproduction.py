@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -26,7 +27,7 @@ from flowvae.reproduction.energies import (
     kl_by_quadrature,
 )
 from flowvae.reproduction.page import mean_and_error, reproduction_page, value_of
-from flowvae.reproduction.running import Job, Step, jobs_of, run_jobs
+from flowvae.reproduction.running import Job, Step, jobs_of, run_jobs, slug
 
 
 def arguments(command: str, *options: object) -> list[str]:
@@ -73,16 +74,53 @@ def test_a_table_is_made_goes_on_and_grows(tmp_path: Path):
     grown = flowvae.reproduce("rezende2015-mnist", **more, report=lines.append)
     assert len(grown.found["runs"]) == 4
     assert (run / "model.safetensors").read_bytes() == model
-    assert any("1 of 4 runs are there already" in line for line in lines)
+    assert any("1 of 4 are there already" in line for line in lines)
     assert "planar, K = 10 − diagonal" in grown.page
-    # What is left of a run that was stopped is made anew; a run with other settings is not touched.
+    # A call for fewer seeds does not lose those that are there.
+    fewer = flowvae.reproduce("rezende2015-mnist", **options)
+    assert len(fewer.found["runs"]) == 4
+    # A run that was stopped goes on; one with other settings is not touched.
     environment = json.loads((run / "environment.json").read_text())
     (run / "environment.json").write_text(json.dumps({**environment, "status": "interrupted"}))
     flowvae.reproduce("rezende2015-mnist", **options)
     assert json.loads((run / "environment.json").read_text())["status"] == "finished"
     assert (run / "model.safetensors").read_bytes() == model
-    with pytest.raises(UserError, match=r"diagonal-seed0 is a run with other settings"):
+    (run / "environment.json").unlink()  # killed between two files
+    flowvae.reproduce("rezende2015-mnist", **options)
+    assert json.loads((run / "environment.json").read_text())["status"] == "finished"
+    with pytest.raises(UserError, match=r"diagonal-seed\d is a run with other settings"):
         flowvae.reproduce("rezende2015-mnist", **{**options, "quick": False})
+
+
+def test_a_folder_of_someone_else_is_left_alone(tmp_path: Path):
+    (tmp_path / "vae-seed0").mkdir()
+    (tmp_path / "vae-seed0" / "diary.txt").write_text("mine")
+    options = {"quick": True, "rows": ["VAE"], "jobs": 1, "out": tmp_path, "device": "cpu"}
+    with pytest.raises(TrainingError, match="expected a new or empty folder"):
+        flowvae.reproduce("burda2016", **options)
+    assert (tmp_path / "vae-seed0" / "diary.txt").read_text() == "mine"
+
+
+def test_a_quick_run_of_a_program_is_no_run_of_the_table(tmp_path: Path):
+    options = {"rows": ["U1, K = 2"], "jobs": 1, "seeds": 1, "out": tmp_path}
+    flowvae.reproduce("rezende2015-energies", quick=True, **options)
+    with pytest.raises(UserError, match="u1-k2-seed0 is a run with other settings"):
+        flowvae.reproduce("rezende2015-energies", **options)
+
+
+@pytest.mark.slow
+def test_a_table_that_rests_on_the_full_evaluation(tmp_path: Path):
+    options = {"rows": ["encoder (500)", "(500), two encoder steps"], "jobs": 2, "out": tmp_path}
+    found = flowvae.reproduce("encoders", quick=True, device="cpu", **options)
+    gap = TABLES["encoders"].measures[3]
+    for run in found.found["runs"]:
+        full = json.loads((tmp_path / slug_of(run) / "evaluation" / "full.json").read_text())
+        assert value_of(run, gap) == full["gaps"]["amortization_gap"]["mean"]
+    assert "(500), two encoder steps − encoder (500)" in found.page
+
+
+def slug_of(run: dict) -> str:
+    return f"{slug(run['row'])}-seed{run['seed']}"
 
 
 def test_the_command(tmp_path: Path):
@@ -115,7 +153,7 @@ def test_the_command(tmp_path: Path):
 def test_a_run_that_fails_does_not_stop_the_others(tmp_path: Path):
     def job(name: str, *command: str) -> Job:
         folder = tmp_path / name
-        return Job(name, 0, folder, (Step([*command], (folder / "done").exists),))
+        return Job(name, 0, folder, (Step(lambda: [*command], (folder / "done").exists),))
 
     (tmp_path / "good").mkdir()
     made = f"open({str(tmp_path / 'good' / 'done')!r}, 'w').close()"
@@ -206,8 +244,11 @@ def test_a_longer_fit_of_more_flows_is_better():
         energy("U5", torch.zeros(2))
 
 
-def test_what_a_stopped_call_leaves_can_be_gone_on_with(tmp_path: Path):
-    call = ["rezende2015-energies", "--quick", "--jobs", 1, "--out", tmp_path, "--device", "cpu"]
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_call_that_is_stopped_leaves_no_process_and_goes_on(tmp_path: Path, number, code):
+    call = ["rezende2015-energies", "--quick", "--jobs", 2, "--out", tmp_path]
+    call += ["--row", "U1, K = 2", "--row", "U2, K = 2", "--row", "U3, K = 2"]
     with subprocess.Popen(
         arguments("reproduce", *call), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
     ) as process:
@@ -215,9 +256,13 @@ def test_what_a_stopped_call_leaves_can_be_gone_on_with(tmp_path: Path):
         for line in process.stderr:
             if line.startswith("1 of"):
                 break
-        process.send_signal(2)
+        process.send_signal(number)
         process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == code
     kept = json.loads((tmp_path / "rezende2015-energies.json").read_text())
-    assert len(kept["runs"]) >= 1
-    shutil.rmtree(tmp_path)
+    assert 1 <= len(kept["runs"]) <= 3
+    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)
+    assert str(tmp_path) not in listed.stdout
+    subprocess.run(arguments("reproduce", *call), capture_output=True, check=True)
+    kept = json.loads((tmp_path / "rezende2015-energies.json").read_text())
+    assert len(kept["runs"]) == 3

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
+
+from flowvae.errors import Terminated
 
 __all__ = [
     "data_option",
@@ -16,6 +19,7 @@ __all__ = [
     "refine_option",
     "run_argument",
     "seed_option",
+    "stop_when_told",
     "trust_option",
 ]
 
@@ -60,3 +64,15 @@ refine_option = click.option(
 
 def out_option(what: str) -> Callable[..., Any]:
     return click.option("--out", type=click.Path(path_type=Path), default=None, help=what)
+
+
+def stop_when_told() -> None:
+    """From here on SIGTERM, and SIGHUP where it is not ignored, end the work as Ctrl-C does."""
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, _terminate)
+
+
+def _terminate(*_: Any) -> None:
+    raise Terminated

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from flowvae.commands.options import stop_when_told
 from flowvae.reproduction.tables import TABLES
 
 __all__ = ["reproduce"]
@@ -53,6 +54,8 @@ def reproduce(
             runs = f"{len(table.rows)} rows, {table.seeds} seeds"
             click.echo(f"{each:<{width}}  {table.title} ({runs})")
         return
+
+    stop_when_told()
 
     from flowvae.evaluation import on_screen
     from flowvae.reproduction.reproduce import reproduce as run_reproduction

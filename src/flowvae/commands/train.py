@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,10 +9,10 @@ from typing import Any
 
 import click
 
-from flowvae.commands.options import out_option, trust_option
+from flowvae.commands.options import out_option, stop_when_told, trust_option
 from flowvae.config import PRESETS, load_config, resolve_config
 from flowvae.config.flags import ConfigCommand, config_options, given_values
-from flowvae.errors import Terminated, UserError
+from flowvae.errors import UserError
 
 __all__ = ["train"]
 
@@ -61,7 +60,7 @@ def train(
         folder, start = _resumed(resumed, given, trust)
     else:
         folder, start = _new_run(preset, config_file, out, given)
-    signal.signal(signal.SIGTERM, _terminate)
+    stop_when_told()
     try:
         run = start(progress=not quiet)
     except KeyboardInterrupt:
@@ -108,7 +107,3 @@ def _resumed(run: Path, given: dict[str, Any], trust: bool) -> tuple[Path, Calla
     from flowvae.api import resume as go_on
 
     return run, partial(go_on, run, trust=trust, **allowed)
-
-
-def _terminate(*_: Any) -> None:
-    raise Terminated

@@ -71,7 +71,8 @@ def reproduction_page(found: Mapping[str, Any], described: Table) -> str:
             "**Made with `--quick`, on a small part of the data: this shows that the command works "
             "and is no result.**"
         )
-    parts += [f"Published: {described.source}.", described.text, table(header, rows)]
+    parts += [f"Published: {described.source}."] if described.source else []
+    parts += [described.text, table(header, rows)]
     paired = [line for pair in described.pairs if (line := _paired(by_row, *pair, described))]
     if paired:
         names = [measure.heading for measure in described.measures]
@@ -98,14 +99,14 @@ def _paired(by_row: Mapping[str, Runs], more: str, less: str, described: Table) 
 
 def _made(found: Mapping[str, Any], by_row: Mapping[str, Runs]) -> str:
     runs = found["runs"]
+    if not runs:
+        return f"Not run yet; `{found['command']}` does it."
     counts = sorted({len(each) for each in by_row.values() if each})
-    seeds = " to ".join(dict.fromkeys((str(counts[0]), str(counts[-1])))) if counts else "no"
+    seeds = " to ".join(dict.fromkeys((str(counts[0]), str(counts[-1]))))
     dates = sorted({run["date"] for run in runs})
-    when = " to ".join(dict.fromkeys((dates[0], dates[-1]))) if dates else "never"
-    machines = sorted({run["machine"] for run in runs})
-    versions = sorted({run["torch"] for run in runs})
-    unit = "mean ± standard error over the seeds of a row"
+    when = " to ".join(dict.fromkeys((dates[0], dates[-1])))
+    spread = "one run a row" if counts == [1] else f"mean ± standard error over {seeds} seeds a row"
     return (
-        f"Nats; {unit} ({seeds}). Runs of {when} on {'; '.join(machines) or 'no machine'}; torch "
-        f"{', '.join(versions) or 'none'}. Made by `{found['command']}`."
+        f"Nats; {spread}. Runs of {when} on {'; '.join(sorted({run['machine'] for run in runs}))}; "
+        f"torch {', '.join(sorted({run['torch'] for run in runs}))}. Made by `{found['command']}`."
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +89,7 @@ def reproduce(
     table = TABLES[name]
     rows = chosen_rows(table, rows)
     seeds = seeds or (1 if quick else table.seeds)
-    where = choose_device(device)
+    where = choose_device("cpu" if table.program else device)
     folder = Path(out or Path("runs") / "reproduce" / (f"{name}-quick" if quick else name))
     more: dict[str, Any] = {}
     if quick:
@@ -101,14 +102,23 @@ def reproduce(
     planned = jobs_of(table, folder, rows=rows, seeds=seeds, **options)
     if jobs is None:
         jobs = (os.cpu_count() or 1) if where.type == "cpu" else 1
+    most = max([seeds, table.seeds, *(seed + 1 for seed in _seeds_in(folder))])
+    every = jobs_of(table, folder, seeds=most, **options)
+    for job in every:
+        _ = job.done  # a run with other settings is found before anything is done
     say = report or (lambda line: None)  # noqa: ARG005
-    say(f"{name}: {len(planned)} runs, {jobs} at once, in {folder}")
+    say(f"{name}: {len(planned)} run{'s' if len(planned) > 1 else ''} in {folder}")
     try:
         run_jobs(planned, jobs, say)
     finally:
-        every = jobs_of(table, folder, seeds=max(seeds, table.seeds), **options)
         written = _write(name, every, folder, quick=quick)
     return written
+
+
+def _seeds_in(folder: Path) -> set[int]:
+    """The seeds of the runs that earlier calls left."""
+    found = (re.search(r"-seed(\d+)$", path.name) for path in folder.glob("*-seed*"))
+    return {int(match[1]) for match in found if match}
 
 
 def _quick_settings(folder: Path) -> dict[str, Any]:
@@ -128,20 +138,21 @@ def _quick_settings(folder: Path) -> dict[str, Any]:
 def _write(name: str, jobs: Sequence[Job], folder: Path, *, quick: bool) -> Reproduction:
     table = TABLES[name]
     runs = [figures for job in jobs if (figures := _read(job)) is not None]
-    seeds = max((run["seed"] for run in runs), default=0) + 1
     command = f"flowvae reproduce {name}" + (" --quick" if quick else "")
-    command += f" --seeds {seeds}" if seeds != (1 if quick else table.seeds) else ""
     found = {"table": name, "quick": quick, "command": command, "runs": runs}
     page = reproduction_page(found, table)
     write_json(folder / f"{name}.json", found)
     write_text(folder / f"{name}.md", f"# {table.title}\n\n{page}")
-    if table.program is not None and runs:
+    drawn = {_energy_of(job): job.folder for job in jobs if table.program and _is_first(job)}
+    if drawn:
         from flowvae.figures import save_figure
 
-        first = [job for job in jobs if job.seed == 0 and job.done]
-        drawn = {_energy_of(job): job.folder for job in first}
         save_figure(energies_figure(drawn), folder / f"{name}.png")
     return Reproduction(found, page, folder)
+
+
+def _is_first(job: Job) -> bool:
+    return job.seed == 0 and job.done
 
 
 def _energy_of(job: Job) -> tuple[str, int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -29,14 +28,12 @@ class Step:
     """A command of a run.
 
     Args:
-        command: arguments of ``python -m``.
+        command: gives the arguments of ``python -m``, for what is there by then.
         done: says whether it was done before.
-        clears: the folder that it wants to find empty.
     """
 
-    command: Command
+    command: Callable[[], Command]
     done: Callable[[], bool]
-    clears: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -137,27 +134,41 @@ def _trained(
     device: str,
 ) -> list[Step]:
     expected = resolve_config(preset="original", **settings, seed=seed)
-    command = ["flowvae", "train", *_flags(settings), "--seed", str(seed)]
-    command += ["--quiet", "--device", device, "--out", str(folder)]
-    steps = [Step(command, lambda: _is_trained(folder, expected), clears=folder)]
+    new = [*_flags(settings), "--seed", str(seed), "--out", str(folder)]
+
+    def training() -> Command:
+        begun = (folder / "config.yaml").exists()
+        what = ["--resume", str(folder)] if begun else new
+        return ["flowvae", "train", *what, "--quiet", "--device", device]
+
+    steps = [Step(training, lambda: _is_trained(folder, expected))]
     if table.full is not None:
         flags = {**table.full, **(full or {})}
         command = ["flowvae", "evaluate", str(folder), "--full", "--json", "--device", device]
-        steps.append(Step([*command, *_flags(flags)], lambda: _is_evaluated(folder, flags)))
+        command += _flags(flags)
+        steps.append(Step(lambda: command, lambda: _is_evaluated(folder, flags)))
     return steps
 
 
 def _is_trained(folder: Path, expected: Config) -> bool:
-    """Whether the run is there, as it is expected."""
+    """Whether the run is there, as it is expected.
+
+    Raises:
+        UserError: it is there with other settings.
+    """
     if not (folder / "config.yaml").exists():
         return False
     found = load_config(folder / "config.yaml")
-    parts = ("model", "objective", "evaluation", "seed")
-    mine = [getattr(found, part) for part in parts]
-    mine.append(found.training.model_copy(update={"device": expected.training.device}))
-    if mine != [*(getattr(expected, part) for part in parts), expected.training]:
+    training = expected.training.model_copy(update={"device": found.training.device})
+    mine = (expected.model, expected.objective, training, expected.evaluation, expected.seed)
+    mine = (*mine, expected.data.binarization)
+    theirs = (found.model, found.objective, found.training, found.evaluation, found.seed)
+    if mine != (*theirs, found.data.binarization):
         raise UserError(f"out: {folder} is a run with other settings; expected another folder")
-    return json.loads((folder / "environment.json").read_text())["status"] == "finished"
+    try:
+        return json.loads((folder / "environment.json").read_text())["status"] == "finished"
+    except (OSError, ValueError, KeyError):  # it was killed before it had written that
+        return False
 
 
 def _is_evaluated(folder: Path, flags: Mapping[str, int]) -> bool:
@@ -174,11 +185,12 @@ def _programmed(program: str, settings: Mapping[str, Any], seed: int, folder: Pa
         file = folder / "energy.json"
         if not file.exists():
             return False
-        if not {**settings, "seed": seed}.items() <= json.loads(file.read_text()).items():
+        found = json.loads(file.read_text())
+        if {**settings, "seed": seed} != {name: found.get(name) for name in (*settings, "seed")}:
             raise UserError(f"out: {folder} is a run with other settings; expected another folder")
         return True
 
-    return Step(command, done)
+    return Step(lambda: command, done)
 
 
 def run_jobs(jobs: list[Job], at_once: int, report: Callable[[str], None]) -> None:
@@ -189,52 +201,68 @@ def run_jobs(jobs: list[Job], at_once: int, report: Callable[[str], None]) -> No
     """
     waiting = [job for job in jobs if not job.done]
     if len(jobs) > len(waiting):
-        report(f"{len(jobs) - len(waiting)} of {len(jobs)} runs are there already")
-    threads = max(1, (os.cpu_count() or 1) // at_once)
-    running, stopping = set(), threading.Event()
-
-    def work(job: Job) -> None:
-        for step in job.steps:
-            if step.done() or stopping.is_set():
-                continue
-            if step.clears is not None and step.clears.exists():
-                shutil.rmtree(step.clears)  # what is left of a run that was stopped
-            _call(step.command, threads, running)
-
+        report(f"{len(jobs) - len(waiting)} of {len(jobs)} are there already")
+    if not waiting:
+        return
+    at_once = min(at_once, len(waiting))
+    children = _Children(max(1, (os.cpu_count() or 1) // at_once))
     failed, finished = [], 0
     pool = ThreadPoolExecutor(at_once)
     try:
-        futures = {pool.submit(work, job): job for job in waiting}
+        futures = {pool.submit(children.run, job): job for job in waiting}
         for future in as_completed(futures):
             job = futures[future]
             try:
                 future.result()
                 finished += 1
                 report(f"{finished} of {len(waiting)}: {job.row}, seed {job.seed}")
-            except TrainingError as error:
+            except (TrainingError, UserError, OSError, ValueError) as error:
                 failed.append(f"{job.row}, seed {job.seed}: {error}")
                 report(f"failed: {failed[-1]}")
     finally:
-        stopping.set()
         pool.shutdown(wait=False, cancel_futures=True)
-        for process in list(running):
-            process.terminate()
+        children.stop()
         pool.shutdown()
     if failed:
         raise TrainingError(f"reproduce: {len(failed)} of {len(waiting)} runs failed; {failed[0]}")
 
 
-def _call(command: Command, threads: int, running: set[subprocess.Popen[str]]) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", *command],
-        env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    running.add(process)
-    _, errors = process.communicate()
-    running.discard(process)
-    if process.returncode:
-        last = (errors.strip().splitlines() or ["it said nothing"])[-1]
-        raise TrainingError(f"{last} (exit code {process.returncode})")
+class _Children:
+    """The processes at work, which end when this one is stopped."""
+
+    def __init__(self, threads: int) -> None:
+        self._environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
+        self._processes: set[subprocess.Popen[str]] = set()
+        self._stopping, self._lock = False, threading.Lock()
+
+    def run(self, job: Job) -> None:
+        for step in job.steps:
+            if not step.done():
+                self._call(step.command())
+                if not step.done() and not self._stopping:
+                    raise TrainingError(f"{job.folder} was not made")
+
+    def _call(self, command: Command) -> None:
+        with self._lock:  # or one that starts while all are stopped would go on
+            if self._stopping:
+                return
+            process = subprocess.Popen(
+                [sys.executable, "-m", *command],
+                env=self._environment,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            self._processes.add(process)
+        _, errors = process.communicate()
+        self._processes.discard(process)
+        if process.returncode:
+            last = (errors.strip().splitlines() or ["it said nothing"])[-1]
+            raise TrainingError(f"{last} (exit code {process.returncode})")
+
+    def stop(self) -> None:
+        """Ask all to end, which leaves a checkpoint, and wait for them."""
+        with self._lock:
+            self._stopping = True
+            for process in self._processes:
+                process.terminate()

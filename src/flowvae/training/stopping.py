@@ -13,7 +13,7 @@ __all__ = ["Stopping"]
 
 
 class Stopping:
-    """Inside, Ctrl-C and SIGTERM set a mark; a second Ctrl-C interrupts at once.
+    """Inside, Ctrl-C, SIGTERM and SIGHUP set a mark; a second Ctrl-C interrupts at once.
 
     In other threads than the main one, which Python gives no signals, it does nothing.
     """
@@ -24,7 +24,8 @@ class Stopping:
 
     def __enter__(self) -> Stopping:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            numbers = {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
+            for number in numbers:
                 if signal.getsignal(number) not in (signal.SIG_IGN, None):
                     self._before[number] = signal.signal(number, self._ask)
         return self
@@ -42,7 +43,7 @@ class Stopping:
         del frame
         if self._asked is not None:
             raise KeyboardInterrupt
-        self._asked = Terminated if number == signal.SIGTERM else KeyboardInterrupt
+        self._asked = KeyboardInterrupt if number == signal.SIGINT else Terminated
 
     @property
     def asked(self) -> bool:
