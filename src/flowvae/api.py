@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -36,7 +36,7 @@ from flowvae.objectives import build_objective
 from flowvae.progress import Progress
 from flowvae.run_folders import new_run_folder, only_writer, read_config
 from flowvae.runs import Run, RunLike, opened
-from flowvae.training.fit import begin, fit
+from flowvae.training.fit import OnEpoch, begin, fit
 from flowvae.vae import build_vae
 
 __all__ = [
@@ -57,6 +57,7 @@ def train(
     dataset: Dataset | None = None,
     progress: bool = True,
     finish: bool = True,
+    on_epoch: OnEpoch | None = None,
     **overrides: Any,
 ) -> Run:
     """Train a model, evaluate it on the test data and draw its pictures.
@@ -68,6 +69,8 @@ def train(
             ``config.data.source`` names.
         progress: show a live line, or plain lines where there is no terminal.
         finish: end with evaluation and pictures.
+        on_epoch: called after each epoch with the run, the epoch's row of metrics, a dictionary,
+            and the model; training ends there if it returns True. See :mod:`flowvae.callbacks`.
         **overrides: fields of the configuration to replace, such as ``epochs=5``.
 
     Returns:
@@ -94,7 +97,7 @@ def train(
         config = config.replace(**overrides)
     choose_device(config.training.device)
     folder = new_run_folder(out, config)
-    return _train(config, folder, dataset, progress=progress, finish=finish, resume=False)
+    return _train(config, folder, dataset, _How(progress, finish, on_epoch, resume=False))
 
 
 def resume(
@@ -105,6 +108,7 @@ def resume(
     device: str | None = None,
     progress: bool = True,
     finish: bool = True,
+    on_epoch: OnEpoch | None = None,
     trust: bool = False,
 ) -> Run:
     """Go on with a run that was stopped or killed, as if nothing had happened, or train it longer.
@@ -120,6 +124,7 @@ def resume(
         device: where to train; the run's own if not given.
         progress: show a live line, or plain lines where there is no terminal.
         finish: end with evaluation and pictures.
+        on_epoch: as in :func:`train`.
         trust: import the module of a family that is ``module:Class``, which executes its code.
 
     Raises:
@@ -146,18 +151,17 @@ def resume(
     if epochs is not None and epochs < done:
         raise UserError(f"epochs: expected at least the {done} that are done, got {epochs}")
     choose_device(config.training.device)
-    return _train(config, folder, dataset, progress=progress, finish=finish, resume=True)
+    return _train(config, folder, dataset, _How(progress, finish, on_epoch, resume=True))
 
 
-def _train(
-    config: Config,
-    folder: Path,
-    dataset: Dataset | None,
-    *,
-    progress: bool,
-    finish: bool,
-    resume: bool,
-) -> Run:
+class _How(NamedTuple):
+    progress: bool
+    finish: bool
+    on_epoch: OnEpoch | None
+    resume: bool
+
+
+def _train(config: Config, folder: Path, dataset: Dataset | None, how: _How) -> Run:
     training, named = config.training, config.data
     device = choose_device(training.device)
     if dataset is None:
@@ -184,27 +188,27 @@ def _train(
     try:
         torch.set_num_threads(training.threads or threads)
         with only_writer(folder):
-            _train_alone(run, dataset, progress=progress, finish=finish, resume=resume)
+            _train_alone(run, dataset, how)
     finally:
         torch.set_num_threads(threads)
     return run
 
 
-def _train_alone(run: Run, dataset: Dataset, *, progress: bool, finish: bool, resume: bool) -> None:
+def _train_alone(run: Run, dataset: Dataset, how: _How) -> None:
     """Training, evaluation and pictures, by the only process that writes to the run."""
-    show = Progress(run.config, dataset, run.path, run.pseudo_likelihood, enabled=progress)
-    book = begin(run, dataset, resume=resume)
+    show = Progress(run.config, dataset, run.path, run.pseudo_likelihood, enabled=how.progress)
+    book = begin(run, dataset, resume=how.resume)
     durations: dict[str, float] = {}
     about = {"started": datetime.now().astimezone().isoformat(timespec="seconds")}
     try:
         run.save_config()
         run.save_environment(status="training", **about)
         with show:
-            fit(book, dataset, show, durations)
-        if finish:
+            fit(book, dataset, show, durations, how.on_epoch)
+        if how.finish:
             run.save_environment(status="evaluating", durations=durations, **about)
             try:
-                durations["evaluation"] = _timed(lambda: evaluate(run, progress=progress))
+                durations["evaluation"] = _timed(lambda: evaluate(run, progress=how.progress))
             except UserError as error:  # its data were fine until here
                 raise TrainingError(
                     f"training: the trained model cannot be evaluated: {error}. Try a lower "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -20,9 +21,10 @@ from flowvae.training.stopping import Stopping
 from flowvae.training.trainer import Trainer
 from flowvae.vae import VAE
 
-__all__ = ["CHECKPOINT", "begin", "fit"]
+__all__ = ["CHECKPOINT", "OnEpoch", "begin", "fit"]
 
 
+OnEpoch = Callable[[Run, dict[str, float], VAE], Any]
 CHECKPOINT = "checkpoint.safetensors"
 
 
@@ -45,7 +47,13 @@ def begin(run: Run, dataset: Dataset, *, resume: bool = False) -> Book:
     return book
 
 
-def fit(book: Book, dataset: Dataset, show: Progress, durations: dict[str, float]) -> None:
+def fit(
+    book: Book,
+    dataset: Dataset,
+    show: Progress,
+    durations: dict[str, float],
+    on_epoch: OnEpoch | None = None,
+) -> None:
     """Train for the run's epochs; after each one, all files on disk are up to date.
 
     A checkpoint is written every ``checkpoint_minutes``, when training is stopped and at its end.
@@ -55,6 +63,8 @@ def fit(book: Book, dataset: Dataset, show: Progress, durations: dict[str, float
         dataset: the data.
         show: what a person sees.
         durations: ``training`` is set, in seconds.
+        on_epoch: called after each epoch with the run, the epoch's row of metrics and the model,
+            which has the weights that were evaluated; training ends if it returns True.
 
     Raises:
         TrainingError: the ELBO became NaN or infinite.
@@ -82,6 +92,11 @@ def fit(book: Book, dataset: Dataset, show: Progress, durations: dict[str, float
                 book.close_epoch(row)
                 events.write(row)
                 show.epoch(row)
+                if on_epoch is not None:
+                    with trainer.averaged_weights():
+                        enough = on_epoch(run, dict(row), run.model) is True
+                    if enough:
+                        break
                 if stopping.asked or book.is_due():
                     book.write()
                 stopping.stop()
