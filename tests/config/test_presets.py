@@ -32,5 +32,5 @@ def test_what_a_run_wrote_does_not_follow_the_preset_of_today():
     del written["training"]["averaging"], written["model"]["posterior"]["bound"]
     read = Config(**written)
     assert (read.preset, read.averaging, read.bound) == ("planar", 0.0, None)
-    assert read.learning_rate == 0.003
+    assert read.learning_rate == 0.002
     assert Config(preset="planar").averaging > 0
