@@ -43,7 +43,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "best": (
         "The flows of 'planar' with deeper networks: the best known here with D = 2.",
-        _DEEP,
+        {**_DEEP, "epochs": 80},
     ),
     "quick": (
         "The same as 'best', for eight epochs.",
