@@ -154,7 +154,7 @@ def test_presets_are_configurations(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "--preset", "best"], "--preset"),
+        (["train", "--preset", "finest"], "--preset"),
         (["train", "--nonsense", "1"], "nonsense: no such field"),
         (["train", "--num-flows"], "num_flows: expected a value"),
         (["train", "mnist"], "unexpected argument 'mnist'"),

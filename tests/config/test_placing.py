@@ -19,7 +19,7 @@ from flowvae.posteriors import PlanarPosterior
         ({"flows": 3}, r"flows: no such field; did you mean num_flows"),
         (
             {"preset": "finest"},
-            "preset: expected one of original, gaussian, planar, quick, got 'finest'",
+            "preset: expected one of original, gaussian, planar, best, quick, got 'finest'",
         ),
         ({"posterior": "iafs"}, "posterior: expected one of .*planar.*, got 'iafs'"),
         ({"device": "tpu"}, "device: expected auto, cpu, cuda, cuda:N or mps, got 'tpu'"),

@@ -276,7 +276,10 @@ def test_a_signal_leaves_a_checkpoint_and_says_how_to_go_on(tmp_path, number, co
     while not metrics.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    try:
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == code
     assert errors.strip().splitlines()[-1] == "Interrupted. Go on with: flowvae train --resume run"
     state, _ = read_checkpoint(tmp_path / "run" / "checkpoint.safetensors")
