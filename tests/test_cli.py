@@ -190,7 +190,7 @@ def test_presets_are_configurations(capsys, tmp_path):
         (["encode", "RUN", "--out", "a.txt"], r"out: expected a file ending in \.npz or \.csv"),
         (["encode", "RUN", "--split", "all"], "--split"),
         (["evaluate", "RUN", "--data", "other.npy"], r"data: .*shape \(6, 5\).*has \(3,\)"),
-        (["presets", "best"], "best"),
+        (["presets", "finest"], "finest"),
     ],
 )
 def test_bad_input_is_one_line_and_code_2(arguments, message, run, tmp_path, monkeypatch, capsys):
