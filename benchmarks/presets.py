@@ -17,19 +17,19 @@ import json
 import math
 import os
 import shutil
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import flowvae
 from benchmarks.report import replace_between
 from flowvae.device import machine
+from flowvae.reproduction import Row, Table
 from flowvae.reproduction.page import mean_and_error
+from flowvae.reproduction.running import jobs_of, run_jobs
 
 ROOT = Path(__file__).parents[1]
 PRESETS = ("original", "gaussian", "planar", "best", "quick")
+RUNS = Table("", "", "", (), tuple(Row(name, {"preset": name}) for name in PRESETS))
 # Pictures the documents show, and the preset they are of (its first seed).
 PICTURES = {"posterior": "original", "latent_grid": "planar", "latent_space": "planar"}
 _SETTLED = 10  # epochs after which an ELBO should not fall any more
@@ -44,12 +44,12 @@ def main() -> None:
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "presets")
     options = parser.parse_args()
-    extra = [] if options.epochs is None else ["--epochs", str(options.epochs)]
-
-    jobs = [(name, seed) for seed in range(options.seeds) for name in options.only]
-    with ThreadPoolExecutor(options.jobs) as pool:
-        folders = list(pool.map(lambda job: _train(job[0], job[1], options.runs, extra), jobs))
-    found = [_read(name, seed, folder) for (name, seed), folder in zip(jobs, folders, strict=True)]
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    more = {} if options.epochs is None else {"epochs": options.epochs}
+    chosen = {"rows": options.only, "seeds": options.seeds, "more": more}
+    jobs = jobs_of(RUNS, options.runs, **chosen, device="cpu")
+    run_jobs(jobs, options.jobs, lambda line: print(line, flush=True))
+    found = [_read(job.row, job.seed, job.folder) for job in jobs]
     kept = ROOT / "docs" / "results" / "presets.json"
     kept.parent.mkdir(parents=True, exist_ok=True)
     before = json.loads(kept.read_text()) if kept.exists() else []
@@ -64,19 +64,6 @@ def main() -> None:
         chosen = next(path for path in drawn if path.stem == picture)
         shutil.copy(chosen, ROOT / "docs" / "images" / chosen.name)
     print(table)
-
-
-def _train(name: str, seed: int, runs: Path, extra: list[str]) -> Path:
-    folder = runs / f"{name}-seed{seed}"
-    environment = folder / "environment.json"
-    if environment.exists() and json.loads(environment.read_text())["status"] == "finished":
-        return folder
-    command = [sys.executable, "-m", "flowvae", "train", "--preset", name, "--quiet", *extra]
-    command += ["--seed", str(seed), "--device", "cpu", "--out", str(folder)]
-    print("started ", folder, flush=True)
-    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    print("finished", folder, flush=True)
-    return folder
 
 
 def _read(name: str, seed: int, folder: Path) -> dict[str, Any]:

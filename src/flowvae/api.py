@@ -95,7 +95,6 @@ def train(
         config = resolve_config(preset=config, **overrides)
     elif overrides:
         config = config.replace(**overrides)
-    choose_device(config.training.device)
     folder = new_run_folder(out, config)
     return _train(config, folder, dataset, _How(progress, finish, on_epoch, resume=False))
 
@@ -150,7 +149,6 @@ def resume(
     done = len(Run.rows_in(folder))
     if epochs is not None and epochs < done:
         raise UserError(f"epochs: expected at least the {done} that are done, got {epochs}")
-    choose_device(config.training.device)
     return _train(config, folder, dataset, _How(progress, finish, on_epoch, resume=True))
 
 

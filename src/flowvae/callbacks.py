@@ -46,16 +46,10 @@ def wandb_callback(**init: Any) -> Callback:
         UserError: wandb is not installed.
     """
     wandb = _imported("wandb")
-    runs: dict[str, Any] = {}
-
-    def call(run: Any, row: dict[str, float], model: Any) -> None:
-        del model
-        key = str(run.path)
-        if key not in runs:
-            runs[key] = wandb.init(config=_flat(run.config.model_dump(mode="json")), **init)
-        runs[key].log(row, step=int(row["epoch"]))
-
-    return call
+    return _logging(
+        lambda run: wandb.init(config=_settings(run), **init),
+        lambda begun, row: begun.log(row, step=int(row["epoch"])),
+    )
 
 
 def mlflow_callback(**start: Any) -> Callback:
@@ -68,16 +62,27 @@ def mlflow_callback(**start: Any) -> Callback:
         UserError: mlflow is not installed.
     """
     mlflow = _imported("mlflow")
-    runs: dict[str, str] = {}
+
+    def begin(run: Any) -> str:
+        with mlflow.start_run(**start) as begun:
+            mlflow.log_params(_settings(run))
+            return begun.info.run_id
+
+    return _logging(
+        begin, lambda begun, row: mlflow.log_metrics(row, step=int(row["epoch"]), run_id=begun)
+    )
+
+
+def _logging(begin: Callable[[Any], Any], log: Callable[[Any, dict[str, float]], None]) -> Callback:
+    """A callback that logs each row to what ``begin`` gave for the run, which it asks once."""
+    runs: dict[str, Any] = {}
 
     def call(run: Any, row: dict[str, float], model: Any) -> None:
         del model
         key = str(run.path)
         if key not in runs:
-            with mlflow.start_run(**start) as begun:
-                runs[key] = begun.info.run_id
-                mlflow.log_params(_flat(run.config.model_dump(mode="json")))
-        mlflow.log_metrics(row, step=int(row["epoch"]), run_id=runs[key])
+            runs[key] = begin(run)
+        log(runs[key], row)
 
     return call
 
@@ -89,6 +94,10 @@ def _imported(name: str) -> Any:
         raise UserError(
             f'{name}: expected the package {name}, got none; pip install "flowvae[{name}]"'
         ) from None
+
+
+def _settings(run: Any) -> dict[str, Any]:
+    return _flat(run.config.model_dump(mode="json"))
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

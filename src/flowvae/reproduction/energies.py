@@ -28,7 +28,7 @@ from flowvae.device import machine
 from flowvae.distributions import DiagonalGaussian, FlowDistribution
 from flowvae.evaluation.grid import uniform_grid
 from flowvae.files import write_bytes, write_json
-from flowvae.flows import PlanarTransform
+from flowvae.flows import PlanarFlow
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -75,7 +75,7 @@ def energy(name: str, z: Tensor) -> Tensor:
 
 
 class EnergyFlow(nn.Module):
-    """A diagonal Gaussian through K planar flows, with parameters of its own.
+    """A diagonal Gaussian through the layers of a :class:`PlanarFlow`.
 
     Args:
         num_flows: K.
@@ -84,13 +84,11 @@ class EnergyFlow(nn.Module):
     def __init__(self, num_flows: int) -> None:
         super().__init__()
         self.loc, self.log_var = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2))
-        self.w = nn.Parameter(torch.randn(num_flows, 2))
-        self.u = nn.Parameter(0.1 * torch.randn(num_flows, 2))
-        self.b = nn.Parameter(torch.randn(num_flows))
+        self.layers = PlanarFlow(2, num_flows)
 
     def forward(self) -> FlowDistribution:
-        flows = PlanarTransform(self.w, self.u, self.b, "centred")
-        return FlowDistribution(DiagonalGaussian(self.loc, self.log_var), flows)
+        (flow,) = self.layers().transforms
+        return FlowDistribution(DiagonalGaussian(self.loc, self.log_var), flow)
 
 
 def fit_energy(name: str, num_flows: int, *, updates: int = 10_000, seed: int = 0) -> EnergyFlow:
@@ -180,13 +178,13 @@ def read_flow(folder: Path) -> EnergyFlow:
     """The flow of a run, in double precision."""
     state = load_file(folder / _WEIGHTS)
     with torch.random.fork_rng(devices=[]):
-        flow = EnergyFlow(len(state["b"])).double()
+        flow = EnergyFlow(len(state["layers.b"])).double()
     flow.load_state_dict(state)
     return flow
 
 
 def main() -> None:
-    """One run: fit, integrate, write ``flow.pt`` and ``energy.json``."""
+    """One run: fit, integrate, write ``flow.safetensors`` and ``energy.json``."""
     parser = argparse.ArgumentParser(description=(main.__doc__ or "").strip())
     parser.add_argument("--energy", choices=ENERGIES, required=True)
     parser.add_argument("--num-flows", type=int, required=True)

@@ -78,8 +78,8 @@ def reproduce(
         >>> import flowvae
         >>> found = flowvae.reproduce("rezende2015-energies", quick=True, seeds=1, jobs=1,
         ...                           rows=["U1, K = 2"], out=tmp_path)
-        >>> len(found.found["runs"]), found.page.splitlines()[0][:24]
-        (1, '**Made with `--quick`, on')
+        >>> len(found.found["runs"]), "is no result" in found.page
+        (1, True)
     """
     if name not in TABLES:
         raise UserError(f"reproduce: expected one of {', '.join(TABLES)}, got {name!r}")

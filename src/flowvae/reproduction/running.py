@@ -133,7 +133,7 @@ def _trained(
     full: Mapping[str, int] | None,
     device: str,
 ) -> list[Step]:
-    expected = resolve_config(preset="original", **settings, seed=seed)
+    expected = resolve_config(**{"preset": "original", **settings, "seed": seed})
     new = [*_flags(settings), "--seed", str(seed), "--out", str(folder)]
 
     def training() -> Command:

@@ -26,6 +26,8 @@ __all__ = ["CHECKPOINT", "OnEpoch", "begin", "fit"]
 
 OnEpoch = Callable[[Run, dict[str, float], VAE], Any]
 CHECKPOINT = "checkpoint.safetensors"
+_BEST = "best."  # of early stopping's weights in a checkpoint
+_DIGESTED = 8  # blocks of the data by which a checkpoint knows them: files may be very large
 
 
 def begin(run: Run, dataset: Dataset, *, resume: bool = False) -> Book:
@@ -41,7 +43,7 @@ def begin(run: Run, dataset: Dataset, *, resume: bool = False) -> Book:
     """
     config = run.config
     trainer = Trainer(run.model, dataset, config.training, config.objective, config.seed)
-    book = Book(run, trainer, data_digest(dataset.train))
+    book = Book(run, trainer, data_digest(dataset.train, blocks=_DIGESTED))
     if resume and (run.path / CHECKPOINT).exists():
         book.read()
     return book
@@ -101,6 +103,7 @@ def fit(
                     book.write()
                 stopping.stop()
             book.write()
+            stopping.stop()  # asked for since the last epoch
     except KeyboardInterrupt:
         trainer.settle()
         book.best.restore(run.model)
@@ -163,7 +166,7 @@ class Book:
         return time.perf_counter() - self._last > 60 * minutes
 
     def write(self) -> None:
-        best = {f"best.{name}": value for name, value in self.best.weights.items()}
+        best = {f"{_BEST}{name}": value for name, value in self.best.weights.items()}
         state = {**self.trainer.state_dict(), **best}
         write_checkpoint(
             self.run.path / CHECKPOINT,
@@ -183,8 +186,9 @@ class Book:
             kept = _Kept.model_validate(more)
             if kept.data != self.fingerprint:
                 raise ValueError("the training data are not those that it was trained on")
-            weights = {n.removeprefix("best."): v for n, v in state.items() if "best." in n[:5]}
-            self.trainer.load_state_dict({n: v for n, v in state.items() if "best." not in n[:5]})
+            best = {name: state.pop(name) for name in list(state) if name.startswith(_BEST)}
+            weights = {name.removeprefix(_BEST): value for name, value in best.items()}
+            self.trainer.load_state_dict(state)
             if len(kept.rows) != self.trainer.epoch:
                 raise ValueError(f"rows: expected {self.trainer.epoch}, got {len(kept.rows)}")
             self.best.take(weights, kept.best_elbo, kept.waited, self.run.model)

@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from flowvae.config import Part, TrainingSection
 from flowvae.data import Batches, Dataset, Split
-from flowvae.errors import TrainingError, UserError, shown
+from flowvae.errors import TrainingError, shown
 from flowvae.objectives import build_objective
 from flowvae.precision import networks_in
 from flowvae.training.checkpoint import State, read_checkpoint, write_checkpoint
@@ -214,7 +214,7 @@ class Trainer:
             raise TrainingError(
                 f"training: the gradient was not finite in {count} updates in a row, in epoch "
                 f"{self.epoch + 1}. Try a lower learning_rate, constraint=centred or "
-                "max_grad_norm=50"
+                "max_grad_ratio=3"
             )
 
     @contextmanager
@@ -336,27 +336,18 @@ class Trainer:
         if int(state["position"]) > -(-len(self.batches) // self.training.accumulate):
             raise ValueError(f"position: expected one of the epoch's, got {state['position']}")
 
-    def save(self, path: str | Path, **more: Any) -> None:
-        """Write :meth:`state_dict` to a safetensors file, whole or not at all.
+    def save(self, path: str | Path) -> None:
+        """Write :meth:`state_dict` to a safetensors file, whole or not at all."""
+        write_checkpoint(path, self.state_dict())
 
-        Args:
-            path: the file.
-            **more: further values that JSON can hold, which :meth:`load` gives back.
-        """
-        write_checkpoint(path, self.state_dict(), **more)
-
-    def load(self, path: str | Path) -> dict[str, Any]:
-        """Go on from what :meth:`save` wrote, and give what was saved with it.
+    def load(self, path: str | Path) -> None:
+        """Go on from what :meth:`save` wrote.
 
         Raises:
-            UserError: the file is corrupt, or of another model or other settings.
+            UserError: the file is corrupt.
+            ValueError: it is of another model or other settings.
         """
-        state, more = read_checkpoint(path)
-        try:
-            self.load_state_dict(state)
-        except (ValueError, TypeError, RuntimeError) as error:
-            raise UserError(f"checkpoint: {path} does not fit the run: {error}") from None
-        return more
+        self.load_state_dict(read_checkpoint(path)[0])
 
 
 def _kind(value: Tensor | float | None) -> str:
