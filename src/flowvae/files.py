@@ -15,7 +15,15 @@ from typing import Any
 
 from flowvae.errors import UserError
 
-__all__ = ["remove_leftovers", "replacing", "write_bytes", "write_csv", "write_json", "write_text"]
+__all__ = [
+    "is_temporary",
+    "remove_leftovers",
+    "replacing",
+    "write_bytes",
+    "write_csv",
+    "write_json",
+    "write_text",
+]
 
 
 _TEMPORARY = ".new-"
@@ -48,7 +56,7 @@ def replacing(path: str | Path, *, durable: bool = False) -> Iterator[Path]:
         temporary.replace(path)
     except OSError as error:
         # A full disk has no name, and a temporary one says nothing to a person.
-        if error.errno is None or not (error.filename is None or _is_temporary(error.filename)):
+        if error.errno is None or not (error.filename is None or is_temporary(error.filename)):
             raise
         raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
@@ -56,8 +64,9 @@ def replacing(path: str | Path, *, durable: bool = False) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def _is_temporary(name: Any) -> bool:
-    return Path(os.fsdecode(name)).name.startswith(_TEMPORARY)
+def is_temporary(path: Any) -> bool:
+    """Whether it is a file that a process was about to put in another's place."""
+    return Path(os.fsdecode(path)).name.startswith(_TEMPORARY)
 
 
 def _synchronize(path: Path) -> None:

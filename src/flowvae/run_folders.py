@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from flowvae.config import Config, load_config, outside_modules
 from flowvae.config.files import read_yaml
 from flowvae.errors import UserError
-from flowvae.files import remove_leftovers
+from flowvae.files import is_temporary, remove_leftovers
 
 __all__ = ["check_trust", "new_run_folder", "only_writer", "read_config"]
 
@@ -28,7 +28,10 @@ def new_run_folder(out: str | Path | None, config: Config) -> Path:
         names = [stem, *(f"{stem}_{n}" for n in range(2, 100))]
         return next(Path("runs") / name for name in names if not (Path("runs") / name).exists())
     out = Path(out)
-    if out.exists() and (not out.is_dir() or any(file.name != _LOCK for file in out.iterdir())):
+    # What a process that was killed at once leaves is not in anyone's way.
+    if out.exists() and not (
+        out.is_dir() and all(file.name == _LOCK or is_temporary(file) for file in out.iterdir())
+    ):
         raise UserError(f"out: expected a new or empty folder, got {out}, which is in use")
     return out
 

@@ -232,6 +232,14 @@ def test_one_process_writes_to_a_run(small_data, tmp_path):
     assert not (run.path / ".lock").exists()
 
 
+def test_a_run_that_was_killed_at_once_can_be_started_again(small_data, tmp_path):
+    (tmp_path / "run").mkdir()
+    for name in (".lock", ".new-config-abc.yaml"):
+        (tmp_path / "run" / name).write_text("half")
+    run = flowvae.train(out=tmp_path / "run", dataset=small_data, **{**SMALL, "epochs": 1}, **QUIET)
+    assert not [path for path in run.path.rglob("*") if path.name.startswith(".")]
+
+
 def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / ".new-posterior-abc.png").write_bytes(b"half")
@@ -366,16 +374,16 @@ def test_killed_at_random_moments(tmp_path, precision):
     more = {"precision": precision, "checkpoint_minutes": 0.002}
     whole = start(tmp_path, *flags(tmp_path, "whole", 6, **more), "--quiet")
     began = time.monotonic()
-    assert whole.wait(300) == 0
+    assert whole.communicate(timeout=300)[1] == ""
     took = time.monotonic() - began
     command, kills = flags(tmp_path, "killed", 6, **more), 0
     while kills < 10:
         process = start(tmp_path, *command, "--quiet")
         try:
-            process.wait(moments.uniform(0.3 * took, 1.1 * took))
+            process.communicate(timeout=moments.uniform(0.3 * took, 1.1 * took))
         except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+            process.kill()
+            process.communicate()
             kills += 1
         if (tmp_path / "killed" / "config.yaml").exists():
             command = ["--resume", "killed"]
