@@ -9,10 +9,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flowvae.api import compare, draw_figures, evaluate, evaluate_full, resume, train
+    from flowvae.api import draw_figures, resume, train
     from flowvae.config import PRESETS, Config, load_config, preset
     from flowvae.errors import TrainingError, UserError
     from flowvae.estimator import FlowVAE
+    from flowvae.evaluating import compare, evaluate, evaluate_full
     from flowvae.outputs import encode, reconstruct, sample
     from flowvae.reproduction.reproduce import reproduce
     from flowvae.runs import Run, load, open_run
@@ -47,12 +48,11 @@ __all__ = [
 ]
 
 _HOME = {
-    **dict.fromkeys(
-        ["compare", "draw_figures", "evaluate", "evaluate_full", "resume", "train"], "flowvae.api"
-    ),
+    **dict.fromkeys(["draw_figures", "resume", "train"], "flowvae.api"),
     **dict.fromkeys(["PRESETS", "Config", "load_config", "preset"], "flowvae.config"),
     **dict.fromkeys(["TrainingError", "UserError"], "flowvae.errors"),
     "FlowVAE": "flowvae.estimator",
+    **dict.fromkeys(["compare", "evaluate", "evaluate_full"], "flowvae.evaluating"),
     **dict.fromkeys(["encode", "reconstruct", "sample"], "flowvae.outputs"),
     "reproduce": "flowvae.reproduction.reproduce",
     **dict.fromkeys(["Run", "load", "open_run"], "flowvae.runs"),

@@ -107,7 +107,7 @@ def evaluate(run: Path, samples: int | None, as_json: bool, full: bool, **option
     if given:
         raise UserError(f"{next(iter(given)).replace('_', '-')}: goes with --full only")
 
-    from flowvae.api import evaluate as run_evaluation
+    from flowvae.evaluating import evaluate as run_evaluation
     from flowvae.progress import evaluation_text
 
     opened = open_with(run, options)
@@ -120,7 +120,7 @@ def evaluate(run: Path, samples: int | None, as_json: bool, full: bool, **option
 def _evaluate_full(
     run: Path, given: dict[str, int], as_json: bool, options: dict[str, Any]
 ) -> None:
-    from flowvae.api import evaluate_full
+    from flowvae.evaluating import evaluate_full
     from flowvae.evaluation import FullSettings, full_markdown, on_screen
 
     try:
@@ -168,7 +168,7 @@ def compare(
     Differences from the first run are paired by datum. Runs with different data, binarization
     or splits are refused.
     """
-    from flowvae.api import compare as run_comparison
+    from flowvae.evaluating import compare as run_comparison
     from flowvae.evaluation import on_screen
 
     out = out or runs[0] / "comparison"

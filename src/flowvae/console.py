@@ -6,20 +6,36 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
 from typing import Any
 
 import click
 
-from flowvae.errors import Terminated, TrainingError, UserError, one_line
+from flowvae.errors import (
+    ProcessLostError,
+    Terminated,
+    TrainingError,
+    UserError,
+    file_complaint,
+    one_line,
+)
 
 __all__ = ["run_command"]
 
 
 def run_command(cli: click.Command, arguments: list[str] | None = None) -> None:
-    """Run it, and leave with its exit code where that is not 0."""
+    """Run it, and leave with its exit code where that is not 0.
+
+    Of several processes the first one alone shows anything, but for what went wrong in another
+    alone.
+    """
     out, errors = _Output(sys.stdout), _Output(sys.stderr)
-    with redirect_stdout(out), redirect_stderr(errors):
-        _run(cli, arguments)
+    if int(os.environ.get("RANK", "0")) == 0 or "MASTER_ADDR" not in os.environ:
+        with redirect_stdout(out), redirect_stderr(errors):
+            _run(cli, arguments, errors, errors)
+        return
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        _run(cli, arguments, nowhere, errors)
 
 
 class _Output:
@@ -53,7 +69,8 @@ class _Output:
             os.close(nowhere)
 
 
-def _run(cli: click.Command, arguments: list[str] | None) -> None:
+def _run(cli: click.Command, arguments: list[str] | None, common: Any, own: Any) -> None:
+    """Run it; tell errors that all of several processes have apart from this one's own."""
     try:
         cli.main(args=arguments, prog_name="flowvae", standalone_mode=False)
     except click.exceptions.Exit as error:
@@ -62,17 +79,17 @@ def _run(cli: click.Command, arguments: list[str] | None) -> None:
         # click makes an Abort of every KeyboardInterrupt.
         sys.exit(143 if isinstance(error.__cause__ or error, Terminated) else 130)
     except click.ClickException as error:
-        _fail(error.format_message(), 2)
+        _fail(error.format_message(), 2, common)
     except UserError as error:
-        _fail(str(error), 2)
+        _fail(str(error), 2, common)
     except TrainingError as error:
-        _fail(str(error), 1)
+        _fail(str(error), 1, own if isinstance(error, ProcessLostError) else common)
     except OSError as error:
-        _fail(f"{error.filename or 'file'}: {error.strerror or error}", 2)
+        _fail(file_complaint(error), 2, own)
     except (MemoryError, RuntimeError) as error:
         if not _is_lack_of_memory(error):
             raise
-        _fail(f"memory: there is not enough for this; {error}", 2)
+        _fail(f"memory: there is not enough for this; {error}", 2, own)
 
 
 def _is_lack_of_memory(error: Exception) -> bool:
@@ -81,6 +98,6 @@ def _is_lack_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in signs)
 
 
-def _fail(message: str, code: int) -> None:
-    click.echo(one_line(f"flowvae: {message}"), err=True)
+def _fail(message: str, code: int, where: Any) -> None:
+    click.echo(one_line(f"flowvae: {message}"), file=where)
     sys.exit(code)

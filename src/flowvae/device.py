@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from flowvae.errors import UserError
+from flowvae.processes import process_count
 
 __all__ = ["choose_device", "machine"]
 
@@ -17,9 +18,13 @@ __all__ = ["choose_device", "machine"]
 def choose_device(name: str = "auto") -> torch.device:
     """``"auto"`` is CUDA, else MPS, else the CPU.
 
+    Of several processes each gets a CUDA device of its own.
+
     Raises:
         UserError: the device is not there, or not the name of one.
     """
+    if process_count() > 1 and torch.cuda.is_available() and name in ("auto", "cuda"):
+        return _own_device()
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -28,6 +33,8 @@ def choose_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise UserError(f"device: expected auto, cpu, cuda, cuda:N or mps, got {name!r}") from None
+    if process_count() > 1 and device.type != "cpu":
+        raise UserError(f"device: expected auto, cpu or cuda with several processes, got {name}")
     if device.type == "cuda":
         found = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= found:
@@ -39,6 +46,18 @@ def choose_device(name: str = "auto") -> torch.device:
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UserError("device: mps asked for, but PyTorch finds no MPS device; use auto or cpu")
     return device
+
+
+def _own_device() -> torch.device:
+    number, found = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if number >= found:
+        raise UserError(
+            f"device: expected at most {found} processes on a machine with {found} CUDA "
+            f"device{'s' if found > 1 else ''}, got process {number + 1}; use --device cpu, or "
+            f"torchrun --nproc-per-node {found}"
+        )
+    torch.cuda.set_device(number)
+    return torch.device("cuda", number)
 
 
 def machine() -> str:

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
-__all__ = ["Terminated", "TrainingError", "UserError", "first_complaint", "one_line", "shown"]
+__all__ = [
+    "ProcessLostError",
+    "Terminated",
+    "TrainingError",
+    "UserError",
+    "file_complaint",
+    "first_complaint",
+    "one_line",
+    "shown",
+]
 
 _LONGEST = 600
 
@@ -28,6 +37,10 @@ class TrainingError(RuntimeError):
     """Training could not go on. The command line prints it and exits with code 1."""
 
 
+class ProcessLostError(TrainingError):
+    """Another of several processes has gone, so that training cannot go on."""
+
+
 class Terminated(KeyboardInterrupt):
     """SIGTERM, as schedulers send it. The command line exits with code 143."""
 
@@ -42,6 +55,11 @@ def one_line(message: str) -> str:
     text = " ".join(message.split())
     text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} …"
+
+
+def file_complaint(error: OSError) -> str:
+    """What a failed access to a file comes to."""
+    return f"{error.filename or 'file'}: {error.strerror or error}"
 
 
 def shown(value: Any) -> str:

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -30,6 +30,7 @@ from torch import Tensor
 from flowvae.config.options import Part, PositiveInt, build
 from flowvae.distributions import LatentDistribution
 from flowvae.errors import UserError
+from flowvae.processes import batch_mean, noise_of_batch, summed
 from flowvae.registry import OBJECTIVES
 from flowvae.vae import VAE, ElboTerms
 
@@ -196,7 +197,8 @@ class Objective:
             step: optimizer steps done so far, an int or a 0-d tensor on the device.
 
         Returns:
-            The scalar to minimise, in nats per datum, and the terms at the S draws, (S, B),
+            The scalar to minimise, in nats per datum (of several processes each has its part of
+            it, see :func:`flowvae.processes.batch_mean`), and the terms at the S draws, (S, B),
             detached and without any weight: ``terms.log_weight.mean()`` is the ELBO whatever was
             minimised.
         """
@@ -214,12 +216,13 @@ class Objective:
             log_weight = fit - beta * (kl + off)
             if self.path_gradient and sample.z.requires_grad:
                 _weigh_twice(sample.z, log_weight.detach(), beta)
-            loss = math.log(self.samples) - log_weight.logsumexp(0).mean()
+            loss = math.log(self.samples) - batch_mean(log_weight.logsumexp(0))
         else:
-            mean_kl = kl.mean()
+            mean_kl = batch_mean(kl)
             if self.free_bits > 0:
-                mean_kl = mean_kl.clamp(min=self.free_bits)
-            loss = _times(beta, mean_kl + off.mean()) - fit.mean()
+                enough = summed(mean_kl.detach()) > self.free_bits
+                mean_kl = torch.where(enough, mean_kl, self.free_bits)
+            loss = _times(beta, mean_kl + batch_mean(off)) - batch_mean(fit)
         return loss, ElboTerms(*(term.detach() for term in terms))
 
     def _seen(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -227,7 +230,8 @@ class Objective:
         p = self.encoder_dropout
         if p == 0:
             return x
-        seen = torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device) >= p
+        options: Any = {"generator": generator, "dtype": x.dtype, "device": x.device}
+        seen = noise_of_batch(x.shape, 0, lambda whole: torch.rand(whole, **options)) >= p
         return x * seen / (1 - p)
 
     def _weights(self, step: int | Tensor) -> tuple[Weight, Weight]:

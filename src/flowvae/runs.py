@@ -26,6 +26,7 @@ from flowvae.evaluation import Evaluation
 from flowvae.files import write_bytes, write_csv, write_json, write_text
 from flowvae.likelihoods import Measure, measure_of
 from flowvae.likelihoods.support import check_support
+from flowvae.processes import is_first, process_count
 from flowvae.run_folders import check_trust
 from flowvae.vae import VAE, build_vae
 
@@ -43,7 +44,7 @@ MODEL_FILE = "model.safetensors"
 
 
 class Run:
-    """A run folder, with its model in memory.
+    """A run folder, with its model in memory. Of several processes the first alone writes to it.
 
     ``config.yaml``, ``model.safetensors``, ``metrics.csv``, ``evaluation.json``,
     ``environment.json`` and ``figures/``; each file is replaced whole or not at all.
@@ -127,18 +128,22 @@ class Run:
         return torch.Generator(next(self.model.parameters()).device).manual_seed(seed)
 
     def save_config(self) -> None:
-        write_text(self.path / "config.yaml", self.config.to_yaml())
+        if is_first():
+            write_text(self.path / "config.yaml", self.config.to_yaml())
 
     def save_model(self) -> None:
         """Write weights, with what is needed to use them: one file is enough."""
-        write_model(self.path / MODEL_FILE, self.model, self.config)
+        if is_first():
+            write_model(self.path / MODEL_FILE, self.model, self.config)
 
     def save_metrics(self, rows: list[dict[str, float]]) -> None:
         values = [[_short(value) for value in row.values()] for row in rows]
-        write_csv(self.path / "metrics.csv", list(rows[0]), values)
+        if is_first():
+            write_csv(self.path / "metrics.csv", list(rows[0]), values)
 
     def save_evaluation(self, evaluation: Evaluation) -> None:
-        write_json(self.path / "evaluation.json", evaluation.to_dict())
+        if is_first():
+            write_json(self.path / "evaluation.json", evaluation.to_dict())
 
     def save_environment(self, **facts: Any) -> None:
         """Record how this run came to be; ``facts`` such as status and durations are added."""
@@ -153,6 +158,7 @@ class Run:
             if device.type == "cuda"
             else machine(),
             "threads": torch.get_num_threads(),
+            "processes": process_count(),
             "platform": platform.platform(),
             "python": platform.python_version(),
             "versions": {name: _version(name) for name in packages},
@@ -160,7 +166,8 @@ class Run:
             "pseudo_likelihood": self.pseudo_likelihood,
             "data": self.dataset.describe(),
         }
-        write_json(self.path / "environment.json", {**found, **facts})
+        if is_first():
+            write_json(self.path / "environment.json", {**found, **facts})
 
 
 def load(path: str | Path, device: str | torch.device = "cpu", *, trust: bool = False) -> VAE:

@@ -19,6 +19,7 @@ from flowvae.config.options import build
 from flowvae.distributions import FlowSample, LatentDistribution
 from flowvae.likelihoods import ValueDistribution
 from flowvae.precision import at_least_float32, network_products
+from flowvae.processes import whole_batch
 from flowvae.refinement import refine
 from flowvae.registry import LIKELIHOODS
 
@@ -280,7 +281,7 @@ class VAE(nn.Module):
             raise ValueError(f"samples: expected at least 1, got {samples}")
         x = self.flatten(x)
         q = self.posterior(x)
-        chunk = self.draws_at_once(len(x))
+        chunk = self.draws_at_once(whole_batch(len(x)))
         for start in range(0, samples, chunk):
             yield self._terms(q, x, min(chunk, samples - start), generator)
 

@@ -10,9 +10,9 @@ from typing import Any
 import click
 
 from flowvae.commands.options import out_option, stop_when_told, trust_option
-from flowvae.config import PRESETS, load_config, resolve_config
+from flowvae.config import PRESETS, Config, load_config, resolve_config
 from flowvae.config.flags import ConfigCommand, config_options, given_values
-from flowvae.errors import UserError
+from flowvae.errors import ProcessLostError, UserError
 
 __all__ = ["train"]
 
@@ -55,47 +55,57 @@ def train(
     Defaults are those of the preset 'original'; see 'flowvae presets' for the others.
     """
     given = given_values(flags, ctx.args)
+    allowed, config = {}, None
     if resumed:
         given |= {"preset": preset, "config": config_file, "out": out}
-        folder, start = _resumed(resumed, given, trust)
+        allowed = _of_resumed(resumed, given)
     else:
-        folder, start = _new_run(preset, config_file, out, given)
-    stop_when_told()
-    try:
-        run = start(progress=not quiet)
-    except KeyboardInterrupt:
-        if (folder / "config.yaml").exists():
-            click.echo(f"\nInterrupted. Go on with: flowvae train --resume {folder}", err=True)
-        raise
+        config = _configuration(preset, config_file, given)
 
+    from flowvae import processes
+    from flowvae.api import resume
+    from flowvae.api import train as run_training
     from flowvae.progress import evaluation_text
+    from flowvae.run_folders import new_run_folder
 
+    with processes.joined():
+        stop_when_told()
+        if config is None:
+            folder = Path(resumed or "")
+            start = partial(resume, folder, trust=trust, **allowed)
+        else:
+            folder = Path(processes.first_decides(lambda: str(new_run_folder(out, config))))
+            start = partial(run_training, config, out=folder)
+        run = _started(start, folder, quiet)
     evaluation = run.evaluation
     if evaluation is not None:
         click.echo(evaluation_text(evaluation))
     click.echo(f"Run: {run.path}\nPictures: {run.figures}")
 
 
-def _new_run(
-    preset: str | None, config_file: Path | None, out: Path | None, given: dict[str, Any]
-) -> tuple[Path, Callable[..., Any]]:
-    """The folder of a run, and what makes it."""
+def _started(start: Callable[..., Any], folder: Path, quiet: bool) -> Any:
+    """Train; where that ends early, say what goes on with it."""
+    go_on = f"Go on with: flowvae train --resume {folder}"
+    try:
+        return start(progress=not quiet)
+    except KeyboardInterrupt:
+        if (folder / "config.yaml").exists():
+            click.echo(f"\nInterrupted. {go_on}", err=True)
+        raise
+    except ProcessLostError as error:
+        raise ProcessLostError(f"{error}. {go_on}") from None
+
+
+def _configuration(preset: str | None, config_file: Path | None, given: dict[str, Any]) -> Config:
     if preset and config_file:
         raise UserError("preset: cannot be given with --config, which says all; use one of them")
     if config_file:
-        config = load_config(config_file, **given)
-    else:
-        config = resolve_config(preset=preset or "original", **given)
-
-    from flowvae.api import train as run_training
-    from flowvae.run_folders import new_run_folder
-
-    folder = new_run_folder(out, config)
-    return folder, partial(run_training, config, out=folder)
+        return load_config(config_file, **given)
+    return resolve_config(preset=preset or "original", **given)
 
 
-def _resumed(run: Path, given: dict[str, Any], trust: bool) -> tuple[Path, Callable[..., Any]]:
-    """The folder of a run, and what goes on with it."""
+def _of_resumed(run: Path, given: dict[str, Any]) -> dict[str, Any]:
+    """What can be given beside the run to go on with."""
     allowed = {name: given.pop(name, None) for name in ("epochs", "device")}
     for name, value in given.items():
         if value is not None:
@@ -103,7 +113,4 @@ def _resumed(run: Path, given: dict[str, Any], trust: bool) -> tuple[Path, Calla
                 f"{name}: would make another run of {run}; with --resume expected none but "
                 "--epochs, --device, --trust and --quiet"
             )
-
-    from flowvae.api import resume as go_on
-
-    return run, partial(go_on, run, trust=trust, **allowed)
+    return allowed

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from flowvae.flows.bijection import with_detached_tensors
+from flowvae.processes import noise_of_batch
 
 __all__ = ["FlowSample", "LatentDistribution", "draw", "standard_log_prob", "standard_noise"]
 
@@ -90,9 +91,15 @@ def standard_noise(
     like: Tensor,
     generator: torch.Generator | None,
 ) -> Tensor:
-    """ε ~ N(0, I) in the shape of draws of q, in the dtype and on the device of a tensor."""
+    """ε ~ N(0, I) in the shape of draws of q, in the dtype and on the device of a tensor.
+
+    Of several processes each gets the noise of its own data, the first dimension of q's batch.
+    """
     shape = q._extended_shape(torch.Size(sample_shape))
-    return torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
+    options: Any = {"generator": generator, "dtype": like.dtype, "device": like.device}
+    if not q.batch_shape:
+        return torch.randn(shape, **options)
+    return noise_of_batch(shape, len(sample_shape), lambda whole: torch.randn(whole, **options))
 
 
 def draw(loc: Tensor, log_var: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@
 A part is an estimate for some data of the test split, computed in blocks. Each finished block is a
 file under ``evaluation/NAME/KEY/``, where the key is a digest of all that the numbers depend on:
 the weights, the data, the settings and the seed. What was computed for anything else stays where
-it is, and is not used.
+it is, and is not used. Several processes share the blocks out, on a disk that all of them see.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from torch import Tensor
 from flowvae.data import Split
 from flowvae.evaluation.estimates import ignore
 from flowvae.files import replacing
+from flowvae.processes import share_out
 from flowvae.vae import VAE
 
 __all__ = ["CachedEstimate", "data_digest", "in_order", "model_digest"]
@@ -76,29 +77,32 @@ class CachedEstimate:
         """
         depends = {**about, **self.settings, "seed": seed, "version": _VERSION, "block": self.block}
         key = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
-        parts = []
-        for start in range(0, self.count, self.block):
+        starts = range(0, self.count, self.block)
+
+        def at(start: int) -> tuple[Path, slice]:
             chosen = slice(start, min(start + self.block, self.count))
             size = chosen.stop - chosen.start
-            file = folder / self.name / key / f"{start:07}-{size}.npz"
-            arrays = _read(file)
-            if arrays is None:
+            return folder / self.name / key / f"{start:07}-{size}.npz", chosen
+
+        def compute(start: int) -> None:
+            file, chosen = at(start)
+            if not file.exists():
                 own = zlib.crc32(f"{self.name} {seed} {start}".encode())
                 found = self.compute(chosen, torch.Generator(device).manual_seed(own))
                 arrays = {name: value.cpu().numpy() for name, value in found.items()}
                 with replacing(file) as temporary:
                     np.savez_compressed(temporary, **arrays)  # pyright: ignore
-            parts.append(arrays)
-            advance(self.cost * size)
+            advance(self.cost * (chosen.stop - chosen.start))
+
+        share_out(starts, compute)
+        parts = [_read(at(start)[0]) for start in starts]
         return {
             name: torch.from_numpy(np.concatenate([part[name] for part in parts]))
             for name in parts[0]
         }
 
 
-def _read(file: Path) -> dict[str, np.ndarray] | None:
-    if not file.exists():
-        return None
+def _read(file: Path) -> dict[str, np.ndarray]:
     with np.load(file, allow_pickle=False) as loaded:
         return dict(loaded)
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from flowvae.data import Split
 from flowvae.likelihoods import measure_of
-from flowvae.vae import VAE, RefinedVAE
+from flowvae.processes import part_of_batch, summed
+from flowvae.vae import VAE, ElboTerms, RefinedVAE
 
 
 def ignore(count: int | float) -> None:
@@ -120,29 +121,40 @@ def per_datum(
     """Every term of :class:`Evaluation` for every datum: name -> (N,), float64 on the CPU.
 
     ELBO and bound share their S draws; the encoder runs once per datum. ``advance`` is called
-    with the number of data done since the last call.
+    with the number of data done since the last call. Of several processes each evaluates its slice
+    of every batch, and all get all values.
     """
     device = next(model.parameters()).device
     # Written in place: small results kept between the large tensors of the batches broke up the
     # heap, and a process on a million data grew to 10 GiB.
-    found: dict[str, Tensor] = {}
+    names = [*ElboTerms(*[torch.empty(1, 0)] * 4).means(), "iw_bound"]
+    found = torch.zeros(len(names), len(split), dtype=torch.float64)
     batch_size = min(batch_size, model.draws_at_once())
     for start in range(0, len(split), batch_size):
-        x = split.values(slice(start, start + batch_size)).to(device)
-        sums: dict[str, Tensor] = {}
-        log_sum = torch.full((len(x),), -math.inf, device=device)
-        for terms in model.term_chunks(x, samples, generator):
-            for name, mean in terms.means().items():
-                sums[name] = sums.get(name, 0) + mean * len(terms.log_weight)
-            log_sum = torch.logaddexp(log_sum, terms.log_weight.logsumexp(0))
-        values = {name: total / samples for name, total in sums.items()}
-        values["iw_bound"] = log_sum - math.log(samples)
-        for name, value in values.items():
-            if name not in found:
-                found[name] = torch.empty(len(split), dtype=torch.float64)
-            found[name][start : start + len(x)] = value
-        advance(len(x))
-    return found
+        count = min(batch_size, len(split) - start)
+        with part_of_batch(count) as mine:
+            place = slice(start + mine.start, start + mine.stop)
+            if place.start == place.stop:  # fewer data than processes
+                continue
+            x = split.values(place).to(device)
+            values = _terms_and_bound(model, x, samples, generator)
+            found[:, place] = torch.stack([values[name] for name in names]).cpu().double()
+        advance(count)
+    return dict(zip(names, summed(found), strict=True))  # zeros are what other processes found
+
+
+def _terms_and_bound(
+    model: VAE, x: Tensor, samples: int, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """For a batch (B, P): name -> (B,)."""
+    sums: dict[str, Tensor] = {}
+    log_sum = torch.full((len(x),), -math.inf, device=x.device)
+    for terms in model.term_chunks(x, samples, generator):
+        for name, mean in terms.means().items():
+            sums[name] = sums.get(name, 0) + mean * len(terms.log_weight)
+        log_sum = torch.logaddexp(log_sum, terms.log_weight.logsumexp(0))
+    values = {name: total / samples for name, total in sums.items()}
+    return values | {"iw_bound": log_sum - math.log(samples)}
 
 
 def evaluate_model(

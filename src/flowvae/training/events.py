@@ -11,11 +11,14 @@ __all__ = ["EventWriter"]
 
 
 class EventWriter:
-    """Writes an epoch's metrics as scalars such as ``elbo/train``; without TensorBoard, nothing."""
+    """Writes an epoch's metrics as scalars such as ``elbo/train``.
 
-    def __init__(self, folder: Path) -> None:
+    Without TensorBoard, or a folder, it writes nothing.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
         self._writer: Any = None
-        if find_spec("tensorboard") is not None:
+        if folder is not None and find_spec("tensorboard") is not None:
             from torch.utils.tensorboard import SummaryWriter
 
             self._writer = SummaryWriter(str(folder / "tensorboard"))

@@ -10,8 +10,9 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
+from flowvae import processes
 from flowvae.data import Dataset
-from flowvae.errors import TrainingError, UserError, first_complaint
+from flowvae.errors import ProcessLostError, TrainingError, UserError, first_complaint
 from flowvae.evaluation import data_digest, evaluate_model
 from flowvae.progress import Progress
 from flowvae.runs import MODEL_FILE, Run
@@ -27,6 +28,7 @@ __all__ = ["CHECKPOINT", "OnEpoch", "begin", "fit"]
 OnEpoch = Callable[[Run, dict[str, float], VAE], Any]
 CHECKPOINT = "checkpoint.safetensors"
 _BEST = "best."  # of early stopping's weights in a checkpoint
+_AGREE_EVERY = 10  # updates, of several processes: it is a message
 _DIGESTED = 8  # blocks of the data by which a checkpoint knows them: files may be very large
 
 
@@ -42,6 +44,7 @@ def begin(run: Run, dataset: Dataset, *, resume: bool = False) -> Book:
         UserError: the checkpoint is corrupt, or of other settings or data.
     """
     config = run.config
+    processes.share_weights(run.model.state_dict().values())
     trainer = Trainer(run.model, dataset, config.training, config.objective, config.seed)
     book = Book(run, trainer, data_digest(dataset.train, blocks=_DIGESTED))
     if resume and (run.path / CHECKPOINT).exists():
@@ -80,7 +83,8 @@ def fit(
         splits["validation"] = dataset.validation
     splits = {name: split.to(trainer.device) for name, split in splits.items()}
     try:
-        with EventWriter(run.path) as events, Stopping() as stopping:
+        folder = run.path if processes.is_first() else None
+        with EventWriter(folder) as events, Stopping() as stopping:
             while trainer.epoch < training.epochs and not book.best.waited_enough():
                 row = _one_epoch(trainer, book, show, stopping)
                 with trainer.averaged_weights():
@@ -94,15 +98,13 @@ def fit(
                 book.close_epoch(row)
                 events.write(row)
                 show.epoch(row)
-                if on_epoch is not None:
-                    with trainer.averaged_weights():
-                        enough = on_epoch(run, dict(row), run.model) is True
-                    if enough:
-                        break
-                if stopping.asked or book.is_due():
+                if on_epoch is not None and _is_enough(on_epoch, trainer, run, row):
+                    break
+                if stopping.agree(book.is_due()):
                     book.write()
                 stopping.stop()
             book.write()
+            stopping.agree()
             stopping.stop()  # asked for since the last epoch
     except KeyboardInterrupt:
         trainer.settle()
@@ -127,9 +129,13 @@ def _one_epoch(
     try:
         for _ in trainer.steps():
             show.step(epoch, trainer.means)
-            if stopping.asked or book.is_due():
+            if processes.process_count() > 1 and trainer.position % _AGREE_EVERY:
+                continue
+            if stopping.agree(book.is_due()):
                 book.write()
                 stopping.stop()
+    except ProcessLostError:
+        raise
     except TrainingError as error:
         kept = "the epoch before" if book.rows else "no model"
         raise TrainingError(f"{error}; {book.run.path} keeps {kept}") from None
@@ -138,6 +144,17 @@ def _one_epoch(
     updates = len(trainer.batches) - first * trainer.training.accumulate
     book.speed = updates / (time.perf_counter() - start)
     return row
+
+
+def _is_enough(on_epoch: OnEpoch, trainer: Trainer, run: Run, row: dict[str, float]) -> bool:
+    """Call it, in the first process alone, and give all its answer."""
+
+    def answer() -> bool:
+        with processes.alone():
+            return on_epoch(run, dict(row), run.model) is True
+
+    with trainer.averaged_weights():
+        return processes.first_decides(answer)
 
 
 class Book:
@@ -166,17 +183,19 @@ class Book:
         return time.perf_counter() - self._last > 60 * minutes
 
     def write(self) -> None:
+        """All processes must call it; the first one writes."""
         best = {f"{_BEST}{name}": value for name, value in self.best.weights.items()}
         state = {**self.trainer.state_dict(), **best}
-        write_checkpoint(
-            self.run.path / CHECKPOINT,
-            state,
-            data=self.fingerprint,
-            rows=self.rows,
-            seconds=self.seconds(),
-            waited=self.best.waited,
-            best_elbo=self.best.elbo if self.best.weights else None,
-        )
+        if processes.is_first():
+            write_checkpoint(
+                self.run.path / CHECKPOINT,
+                state,
+                data=self.fingerprint,
+                rows=self.rows,
+                seconds=self.seconds(),
+                waited=self.best.waited,
+                best_elbo=self.best.elbo if self.best.weights else None,
+            )
         self._last = time.perf_counter()
 
     def read(self) -> None:

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from flowvae.processes import is_first, summed
 from flowvae.vae import ElboTerms
 
 __all__ = ["RunningMeans"]
@@ -31,10 +32,19 @@ class RunningMeans:
         # Of each term, and how many data they are of.
         self._sums = torch.zeros(len(ElboTerms._fields) + 1, dtype=dtype, device=device)
         self._waiting: list[ElboTerms] = []
+        self._gathered = False
 
     def reset(self) -> None:
         self._waiting.clear()
         self._sums.zero_()
+        self._gathered = False
+
+    def gather(self) -> None:
+        """Make the means those of all processes' data; all must call it, and count no more in."""
+        self._count_in()
+        if not self._gathered:
+            self._sums.copy_(summed(self._sums))
+        self._gathered = True
 
     def add(self, terms: ElboTerms, valid: Tensor | None = None) -> None:
         """Count a batch in, unless ``valid``, a tensor on the device, is false."""
@@ -61,16 +71,21 @@ class RunningMeans:
         return torch.nn.functional.pad(sums, (0, 1), value=n * B)
 
     def read(self) -> dict[str, float]:
-        """The means so far, by the names of :meth:`ElboTerms.means`. Waits for the device."""
+        """The means so far, by the names of :meth:`ElboTerms.means`. Waits for the device.
+
+        Of several processes each has those of its own data, until :meth:`gather`.
+        """
         self._count_in()
         *sums, count = self._sums.tolist()
         mean = ElboTerms(*(torch.tensor([[s / count if count else math.nan]]) for s in sums))
         return {name: value.item() for name, value in mean.means().items()}
 
     def state_dict(self) -> dict[str, Tensor]:
+        """The sums over all processes, which must all call it."""
         self._count_in()
-        return {"sums": self._sums.clone()}
+        return {"sums": self._sums.clone() if self._gathered else summed(self._sums).clone()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self._waiting.clear()
-        self._sums.copy_(state["sums"])
+        self.reset()
+        if is_first():
+            self._sums.copy_(state["sums"])

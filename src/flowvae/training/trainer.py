@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim.swa_utils import AveragedModel
 
+from flowvae import processes
 from flowvae.config import Part, TrainingSection
 from flowvae.data import Batches, Dataset, Split
 from flowvae.errors import TrainingError, shown
@@ -44,6 +45,9 @@ class Trainer:
     An update whose gradient is not finite is left out and counted; after 50 in a row, or an epoch
     of nothing else, training stops. On a CUDA device the whole update is captured as one CUDA
     graph, where that can be done, and the terms stay on the device until they are read.
+
+    Of several processes, see :mod:`flowvae.processes`, each works on its slice of every batch; the
+    state is the same in all of them, and can be loaded into another number of processes.
 
     Args:
         model: trained in place, where it is.
@@ -130,6 +134,8 @@ class Trainer:
         if self.position == 0:
             self._epoch_order = self.order.get_state()
             self.means.reset()
+        else:  # an epoch that was left in its middle
+            self.order.set_state(self._epoch_order)
         group = self.training.accumulate
         batches = self.batches.skipping(self.position * group)
         while xs := list(islice(batches, group)):
@@ -141,6 +147,7 @@ class Trainer:
             if self.averaged is not None:
                 self.averaged.update_parameters(self.model)
             yield terms
+        self.means.gather()
         self._stop_if_hopeless(self.position)
         self.epoch, self.position = self.epoch + 1, 0
 
@@ -171,8 +178,8 @@ class Trainer:
             parameter.grad = None
         found = []
         for x in xs:
-            with networks_in(self.training.precision):
-                loss, terms = self.objective(self.model, x, self.generator, self.step)
+            with processes.part_of_batch(len(x)) as mine, networks_in(self.training.precision):
+                loss, terms = self.objective(self.model, x[mine], self.generator, self.step)
             (loss if len(xs) == 1 else loss / len(xs)).backward()
             found.append(terms)
         if len(found) == 1:
@@ -186,6 +193,7 @@ class Trainer:
         leaves the update out.
         """
         most, optimizer = self.training.max_grad_norm, self.optimizer
+        processes.sum_gradients(self.parameters)
         norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         clipped = norm
         if self.training.max_grad_ratio is not None:
