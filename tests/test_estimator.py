@@ -158,6 +158,26 @@ def test_partial_fit_goes_on():
     assert len(kept.partial_fit(X).elbo_) == 3
 
 
+def test_warm_start_goes_on():
+    X = correlated()
+    whole = FlowVAE(**{**SMALL, "epochs": 5}).fit(X)
+    parts = FlowVAE(**{**SMALL, "epochs": 2}, warm_start=True).fit(X).set_params(epochs=3).fit(X)
+    np.testing.assert_array_equal(whole.transform(X), parts.transform(X))
+    assert parts.elbo_ == whole.elbo_
+    cosine = {"schedule": "cosine", "averaging": 0.9}
+    model = FlowVAE(**{**SMALL, "epochs": 2}, settings=cosine, warm_start=True).fit(X).fit(X)
+    assert len(model.elbo_) == model.config_.training.epochs == 4
+    kept = pickle.loads(pickle.dumps(parts))  # noqa: S301  our own bytes
+    assert len(kept.fit(X).elbo_) == 8
+    with pytest.raises(ValueError, match=r"warm_start: .* got another learning_rate"):
+        parts.set_params(learning_rate=0.1).fit(X)
+    parts.set_params(learning_rate=1e-3, num_flows=7)
+    with pytest.raises(ValueError, match=r"warm_start: .* got another posterior"):
+        parts.fit(X)
+    again = parts.set_params(warm_start=False).fit(X)
+    assert len(again.elbo_) == 3
+
+
 def test_pipeline_and_search():
     X = correlated()
     pipeline = make_pipeline(StandardScaler(), FlowVAE(**SMALL))

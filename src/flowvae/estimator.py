@@ -12,14 +12,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from torch import Tensor
 
-from flowvae.config import Config, resolve_config
+from flowvae.config import Config
 from flowvae.data import Dataset, Split
 from flowvae.data.scaling import ColumnScaler
 from flowvae.device import choose_device
 from flowvae.errors import UserError, first_complaint
+from flowvae.estimator_settings import Saved, check_same, config_of
 from flowvae.evaluation.common_noise import common_draws
 from flowvae.likelihoods import COLUMNS, REAL
 from flowvae.likelihoods.support import check_support
@@ -43,16 +44,6 @@ except ImportError as error:
     ) from error
 
 __all__ = ["FlowVAE"]
-
-
-class _Saved(BaseModel):
-    """What :meth:`FlowVAE.save` adds to a model's file."""
-
-    parameters: dict[str, Any]
-    n_features_in: int
-    feature_names_in: list[str]
-    seed: int
-    elbo: list[float]
 
 
 class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseEstimator):
@@ -80,6 +71,9 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
             ``score_samples``.
         refine: steps of optimization of q(z|x) for each row there, see :meth:`flowvae.VAE.refine`.
         settings: further fields of :class:`flowvae.Config`, such as ``{"constraint": "paper"}``.
+        warm_start: a further ``fit`` goes on from what was learned, with Adam's state and the means
+            and scales of the first X, for ``epochs`` more passes; of the parameters that shape the
+            model or its training only ``epochs`` may have changed.
         random_state: seed of weights, batches and noise: an int, a ``RandomState`` or None.
         device: auto, cpu, cuda, cuda:N or mps.
         verbose: print a line on standard error after each epoch.
@@ -122,6 +116,7 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
         num_samples: int = 64,
         refine: int = 0,
         settings: dict[str, Any] | None = None,
+        warm_start: bool = False,
         random_state: Any = None,
         device: str = "auto",
         verbose: int = 0,
@@ -142,20 +137,28 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
         self.num_samples = num_samples
         self.refine = refine
         self.settings = settings
+        self.warm_start = warm_start
         self.random_state = random_state
         self.device = device
         self.verbose = verbose
 
     def fit(self, X: Any, y: Any = None) -> FlowVAE:
-        """Train from the start: ``epochs`` passes over X (N, P). y is ignored.
+        """Train from the start, or go on with ``warm_start``: ``epochs`` passes over X (N, P).
+
+        y is ignored.
 
         Raises:
-            ValueError: a parameter out of range, or X outside the likelihood's support.
+            ValueError: a parameter out of range, X outside the likelihood's support, or a
+                parameter that changed with ``warm_start``.
             TrainingError: the ELBO became NaN or infinite.
         """
         del y
-        X = validate_data(self, X, dtype=[np.float64, np.float32])
-        self._begin(X)
+        going_on = self.warm_start and hasattr(self, "model_")
+        X = validate_data(self, X, reset=not going_on, dtype=[np.float64, np.float32])
+        if going_on:
+            self._go_on(X)
+        else:
+            self._begin(X)
         for _ in range(self.epochs):
             self._epoch()
         return self
@@ -270,7 +273,7 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
         if "estimator" not in metadata:
             raise UserError(f"estimator: expected a file that FlowVAE.save wrote, got {path}")
         try:
-            about = _Saved.model_validate_json(metadata["estimator"])
+            about = Saved.model_validate_json(metadata["estimator"])
             found = cls(**about.parameters)
         except ValidationError as error:
             raise UserError(f"estimator: {path}: {': '.join(first_complaint(error))}") from None
@@ -299,15 +302,7 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
     def _begin(self, X: np.ndarray) -> None:
         """A new model and its trainer."""
         self._seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        names = ("posterior", "prior", "likelihood", "network", "latent_dim", "epochs")
-        names += ("batch_size", "learning_rate", "weight_decay", "max_grad_norm", "device")
-        self.config_: Config = resolve_config(
-            data="arrays",
-            seed=self._seed,
-            **{name: getattr(self, name) for name in names},
-            **(self.settings or {}),
-        )
-        self.config_ = self.config_.replace(**self._options_of_families())
+        self.config_: Config = config_of(self.get_params(), self._seed)
         if self.num_samples < 1:
             raise ValueError(f"num_samples: expected at least 1, got {self.num_samples}")
         wanted = self.standardize
@@ -323,24 +318,21 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
         self.elbo_: list[float] = []
         self._trainer = self._new_trainer(dataset)
 
+    def _go_on(self, X: np.ndarray) -> None:
+        """The trainer for more epochs, where its state was kept; else a new one."""
+        config = config_of(self.get_params(), self._seed)
+        check_same(self.config_, config)
+        dataset, state = self._dataset(X), None
+        if hasattr(self, "_trainer"):
+            state = self._trainer.state_dict()
+            config = config.replace(epochs=self._trainer.epoch + self.epochs)
+        self.config_ = config
+        self._trainer = self._new_trainer(dataset)
+        if state is not None:
+            self._trainer.load_state_dict(state)
+
     def _names(self, X: np.ndarray) -> Sequence[str]:
         return getattr(self, "feature_names_in_", [f"x_{k + 1}" for k in range(X.shape[1])])
-
-    def _options_of_families(self) -> dict[str, Any]:
-        """The options that are arguments here, of the families that have them."""
-        model = self.config_.model
-        wanted = (
-            ("posterior", model.posterior, "num_flows", self.num_flows),
-            ("posterior", model.posterior, "constraint", "centred"),
-            ("network", model.network, "hidden_dims", tuple(self.hidden_dims)),
-            # One σ for each value of each row: quantities are not equally well explained.
-            ("likelihood", model.likelihood, "sigma", "per_pixel"),
-        )
-        return {
-            f"{kind}.{name}": value
-            for kind, part, name, value in wanted
-            if name in part.options() and name not in (self.settings or {})
-        }
 
     def _new_trainer(self, dataset: Dataset) -> Trainer:
         config = self.config_

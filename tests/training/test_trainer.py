@@ -187,8 +187,31 @@ def test_a_gradient_whose_square_overflows_would_stop_adam_and_is_left_out(small
 def test_nothing_finite_for_long_is_an_error(small_data, batch_size):
     trainer = make(small_data, batch_size=batch_size)
     _poisoned(trainer, set(range(10**4)))
-    with pytest.raises(TrainingError, match="not finite in .* updates in a row, in epoch 1"):
+    with pytest.raises(TrainingError, match=r"not finite in .* updates in a row, .* of epoch 1: "):
         epochs(trainer, 1)
+
+
+def test_the_error_says_what_was_not_finite_and_where(small_data):
+    def complaint(trainer: Trainer, updates: int) -> str:
+        for _ in islice(trainer.steps(), updates):
+            pass
+        with pytest.raises(TrainingError) as raised:
+            epochs(trainer, 1)
+        return str(raised.value)
+
+    trainer = make(small_data)
+    with torch.no_grad():
+        trainer.model.decoder[-1].bias[3] = torch.nan
+    assert (
+        "in 7 updates in a row, the last of them update 7 of epoch 1: log_likelihood was not "
+        "finite for 20 of 20 data" in complaint(trainer, 0)
+    )
+    trainer = make(small_data, batch_size=2)
+    trainer.model.decoder[-1].bias.register_hook(lambda grad: grad * torch.nan)
+    assert (
+        "the last of them update 50 of epoch 1: every term was finite, the gradient of decoder"
+        in (complaint(trainer, 0))
+    )
 
 
 def test_the_update_off_the_cpu_does_the_same_without_waiting(small_data):

@@ -138,6 +138,7 @@ class Trainer:
             self.order.set_state(self._epoch_order)
         group = self.training.accumulate
         batches = self.batches.skipping(self.position * group)
+        terms = None
         while xs := list(islice(batches, group)):
             graphed = self._graph is not None and len(xs[0]) == self.training.batch_size
             terms = self._graph(xs) if graphed else self._update(xs)  # pyright: ignore
@@ -148,7 +149,8 @@ class Trainer:
                 self.averaged.update_parameters(self.model)
             yield terms
         self.means.gather()
-        self._stop_if_hopeless(self.position)
+        if self.position:
+            self._stop_if_hopeless(self.position, self.position, terms)
         self.epoch, self.position = self.epoch + 1, 0
 
     def _update(self, xs: list[Tensor]) -> ElboTerms:
@@ -169,7 +171,7 @@ class Trainer:
         else:
             self.skipped += 1
             self._in_a_row += 1
-            self._stop_if_hopeless(_MOST_SKIPPED)
+            self._stop_if_hopeless(_MOST_SKIPPED, self.position + 1, terms)
         return terms
 
     def _backward(self, xs: list[Tensor]) -> ElboTerms:
@@ -195,15 +197,17 @@ class Trainer:
         most, optimizer = self.training.max_grad_norm, self.optimizer
         processes.sum_gradients(self.parameters)
         norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        on_cpu = self.device.type == "cpu"
+        if on_cpu and not math.isfinite(norm):  # clipping would spread it to all parameters
+            return False
         clipped = norm
         if self.training.max_grad_ratio is not None:
             clipped = clip_to_usual(self.parameters, norm, usual_norm, self.training.max_grad_ratio)
         if most is not None:
             clip_grads_with_norm_(self.parameters, most, clipped)
-        if self.device.type == "cpu":
-            if finite := math.isfinite(norm):
-                optimizer.step()
-            return finite
+        if on_cpu:
+            optimizer.step()
+            return True
         optimizer.found_inf = 1 - norm.isfinite().float()  # pyright: ignore
         optimizer.step()
         return norm.isfinite()
@@ -215,15 +219,28 @@ class Trainer:
         self.skipped += ~finite
         self._in_a_row.add_(1).mul_(~finite)
 
-    def _stop_if_hopeless(self, most: int) -> None:
-        """Waits for the device."""
+    def _stop_if_hopeless(self, most: int, last: int, terms: ElboTerms | None) -> None:
+        """Waits for the device. ``last`` is the last update's place in the epoch, of its terms."""
         count = int(self._in_a_row)
         if count >= min(most, _MOST_SKIPPED) > 0:
             raise TrainingError(
-                f"training: the gradient was not finite in {count} updates in a row, in epoch "
-                f"{self.epoch + 1}. Try a lower learning_rate, constraint=centred or "
-                "max_grad_ratio=3"
+                f"training: the gradient was not finite in {count} updates in a row, the last "
+                f"of them update {last} of epoch {self.epoch + 1}: {self._culprit(terms)}. Try a "
+                "lower learning_rate, constraint=centred or max_grad_ratio=3"
             )
+
+    def _culprit(self, terms: ElboTerms | None) -> str:
+        """Which term is not finite, for how many data, or else which parameter's gradient."""
+        for name, values in {} if terms is None else terms._asdict().items():
+            bad = int((~values.isfinite()).any(0).sum())
+            if bad:
+                return f"{name} was not finite for {bad} of {values.shape[1]} data"
+        if self.device.type != "cpu":  # clipping has spread it to all parameters
+            return "every term was finite, the gradient was not"
+        for name, parameter in self.model.named_parameters():
+            if parameter.grad is not None and not parameter.grad.isfinite().all():
+                return f"every term was finite, the gradient of {name} was not"
+        return "every term and the gradient of every parameter was finite, its norm was not"
 
     @contextmanager
     def averaged_weights(self) -> Iterator[None]:
