@@ -62,7 +62,7 @@ def main() -> None:
         raise SystemExit("--device cuda: nothing measured, torch finds no CUDA device")
     data = load_dataset("mnist")
     if options.quick:
-        data = _part(data, 3000)
+        data = part_of(data, 3000)
     rounds = options.rounds or (2 if options.quick else 5)
     where = torch.cuda.get_device_name() if device == "cuda" else machine()
     found: dict[str, Any] = {
@@ -95,7 +95,7 @@ def main() -> None:
 # ---------------------------------------------------------------- measuring
 
 
-def _part(data: Dataset, n: int) -> Dataset:
+def part_of(data: Dataset, n: int) -> Dataset:
     labels = None if data.train.labels is None else data.train.labels[:n]
     return Dataset(data.name, Split(data.train.data[:n], labels), data.test, data.data_shape)
 
@@ -119,7 +119,7 @@ def in_turn(calls: dict[str, Call], rounds: int, device: str) -> dict[str, list[
     return times
 
 
-def _median(values: Sequence[float]) -> tuple[float, float]:
+def median(values: Sequence[float]) -> tuple[float, float]:
     """And its standard error, that of a median of normal values, 1.25 s/√n."""
     n = len(values)
     return statistics.median(values), 1.2533 * statistics.stdev(values) / n**0.5 if n > 1 else 0.0
@@ -127,13 +127,13 @@ def _median(values: Sequence[float]) -> tuple[float, float]:
 
 def _row(times: Sequence[float], n: int = 1) -> dict[str, float]:
     """Time of one of n."""
-    middle, error = _median([ms / n for ms in times])
+    middle, error = median([ms / n for ms in times])
     return {"median_ms": middle, "se_ms": error}
 
 
-def _ratio(above: Sequence[float], below: Sequence[float]) -> dict[str, float]:
+def ratio(above: Sequence[float], below: Sequence[float]) -> dict[str, float]:
     """Round by round: the machine is another one from one second to the next."""
-    middle, error = _median([a / b for a, b in zip(above, below, strict=True)])
+    middle, error = median([a / b for a, b in zip(above, below, strict=True)])
     return {"ratio": middle, "ratio_se": error}
 
 
@@ -167,7 +167,7 @@ def _epochs(data: Dataset, rounds: int, device: str) -> dict[str, Any]:
         )
     times = in_turn(calls, max(2, rounds), device)
     script = times["script of the tutorial"]
-    return {name: _row(ms) | _ratio(script, ms) for name, ms in times.items()}
+    return {name: _row(ms) | ratio(script, ms) for name, ms in times.items()}
 
 
 def _some_steps(trainer: Trainer, n: int) -> Call:
@@ -238,7 +238,7 @@ def _steps(data: Dataset, rounds: int, device: str, n: int = 50) -> dict[str, An
             calls[f"{precision} {name}"] = call
     times = in_turn(calls, rounds, device)
     return {
-        name: _row(ms, n) | _ratio(ms, times[f"{name.split()[0]} floor"])
+        name: _row(ms, n) | ratio(ms, times[f"{name.split()[0]} floor"])
         for name, ms in times.items()
     }
 
@@ -259,7 +259,7 @@ def _flows(data: Dataset, rounds: int, device: str, n: int = 30) -> list[dict[st
             for i in range(rounds):
                 added = step[i] - low[i] - (times["0 step"][i] - times["0 floor"][i])
                 shares.append(added / (step[i] - added))
-            share, error = _median(shares)
+            share, error = median(shares)
             rows.append(
                 {
                     "D": D,
@@ -296,7 +296,7 @@ def _growth(device: str, quick: bool) -> list[dict[str, Any]]:
 
 
 def _cost(case: dict[str, int], device: str) -> dict[str, float]:
-    data = _part(load_dataset("mnist"), case["data"])
+    data = part_of(load_dataset("mnist"), case["data"])
     run = _epoch(_trainer(data, device, batch_size=case["batch"]))
     run()
     seconds = statistics.median(_seconds(run, device) for _ in range(3))

@@ -24,6 +24,7 @@ from flowvae.estimator_settings import Saved, check_same, config_of
 from flowvae.evaluation.common_noise import common_draws
 from flowvae.likelihoods import COLUMNS, REAL
 from flowvae.likelihoods.support import check_support
+from flowvae.processes import first_decides, is_first
 from flowvae.registry import LIKELIHOODS
 from flowvae.runs import read_model, write_model
 from flowvae.training import Trainer
@@ -301,7 +302,9 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
 
     def _begin(self, X: np.ndarray) -> None:
         """A new model and its trainer."""
-        self._seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        self._seed = first_decides(
+            lambda: int(check_random_state(self.random_state).randint(2**31 - 1))
+        )
         self.config_: Config = config_of(self.get_params(), self._seed)
         if self.num_samples < 1:
             raise ValueError(f"num_samples: expected at least 1, got {self.num_samples}")
@@ -360,7 +363,7 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
             self.model_.eval()
         elbo = self._trainer.means.read()["elbo"]
         self.elbo_.append(elbo - self._scaler.log_volume)
-        if self.verbose:
+        if self.verbose and is_first():
             line = f"epoch {len(self.elbo_)}: ELBO {self.elbo_[-1]:.3f} nats per row\n"
             sys.stderr.write(line)
 

@@ -12,6 +12,7 @@ import pytest
 from benchmarks.presets import results_table
 from benchmarks.refinement import refinement_table
 from benchmarks.reproduction import KEPT, section
+from benchmarks.runs import runs_table
 from flowvae.reproduction import TABLES
 
 ROOT = Path(__file__).parents[2]
@@ -22,6 +23,7 @@ ROOT = Path(__file__).parents[2]
     [
         ("presets", results_table, ["README.md", "docs/results.md"]),
         ("refinement", refinement_table, ["docs/evaluation.md"]),
+        ("runs", runs_table, ["docs/benchmarks.md"]),
     ],
 )
 def test_tables_are_made_of_the_stored_figures(

@@ -30,7 +30,6 @@ from flowvae.run_folders import only_writer
 from flowvae.training import Trainer
 from flowvae.training.checkpoint import read_checkpoint, write_checkpoint
 from flowvae.training.fit import Book
-from flowvae.training.stopping import Stopping
 
 SMALL: dict[str, Any] = {
     "hidden_dims": (16,),
@@ -316,21 +315,6 @@ def test_a_signal_leaves_a_checkpoint_and_says_how_to_go_on(tmp_path, number, co
         assert process.returncode == 2
         assert message in errors
         assert len(errors.splitlines()) == 1
-
-
-def test_a_second_signal_interrupts_at_once(monkeypatch):
-    now = time.monotonic()
-    before = signal.getsignal(signal.SIGINT)
-    with Stopping() as stopping:
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)  # within a second: the launcher passed it on
-        assert stopping.agree()
-        monkeypatch.setattr(time, "monotonic", lambda: now + 2)
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt):
-            stopping.stop()
-    assert signal.getsignal(signal.SIGINT) == before
 
 
 def test_a_signal_after_the_last_epoch_is_not_lost(small_data, tmp_path, monkeypatch):

@@ -144,9 +144,19 @@ def evaluate_all(folder: str) -> None:
         # Fewer data than processes.
         data = Split(run.dataset.test.values(slice(0, 1)))
         one = evaluate_model(run.model, data, samples=3)
+        fitted = estimator(random_state=0)
+        estimator(random_state=None)  # all take the first one's seed
         first = processes.is_first()
     if first:
-        torch.save((shown, full.per_datum, one), Path(folder) / "found.pt")
+        torch.save((shown, full.per_datum, one, fitted), Path(folder) / "found.pt")
+
+
+def estimator(random_state: int | None = None) -> np.ndarray:
+    X = np.random.default_rng(0).normal(size=(50, 3))
+    model = flowvae.FlowVAE(num_flows=2, hidden_dims=(8,), epochs=1, random_state=random_state)
+    model.fit(X)
+    assert processes.largest([model._seed]) == [model._seed]
+    return model.transform(X)
 
 
 SMALL = {
@@ -171,7 +181,7 @@ def test_evaluations_are_those_of_one_process(tmp_path, data_file):
         data=str(data_file), out=tmp_path / "run", epochs=1, hidden_dims=(16,), progress=False
     )
     run_together(2, f"{HERE}:evaluate_all", str(tmp_path))
-    shown, per_datum, one = torch.load(tmp_path / "found.pt", weights_only=False)
+    shown, per_datum, one, fitted = torch.load(tmp_path / "found.pt", weights_only=False)
     for refine, found in shown.items():
         expected = evaluate_model(run.model, run.dataset.test, samples=7, refine=refine)
         for terms, wanted in ((found.terms, expected.terms), (found.refined, expected.refined)):
@@ -185,6 +195,7 @@ def test_evaluations_are_those_of_one_process(tmp_path, data_file):
         for name, values in arrays.items():
             assert np.array_equal(values, per_datum[part][name], equal_nan=True), (part, name)
     data = Split(run.dataset.test.values(slice(0, 1)))
+    np.testing.assert_allclose(fitted, estimator(random_state=0), atol=1e-3)
     assert one["elbo"].mean == pytest.approx(evaluate_model(run.model, data, 3)["elbo"].mean)
 
 
