@@ -126,9 +126,6 @@ def resume(
     config = read_config(folder, trust)
     changed = {"epochs": epochs, "device": device}
     config = config.replace(**{name: v for name, v in changed.items() if v is not None})
-    done = len(Run.rows_in(folder))
-    if epochs is not None and epochs < done:
-        raise UserError(f"epochs: expected at least the {done} that are done, got {epochs}")
     with processes.joined():
         return _train(config, folder, dataset, _How(progress, finish, on_epoch, resume=True))
 

@@ -56,7 +56,8 @@ class Run:
         dataset: the data if it is in memory already; else it is loaded when asked for.
 
     Raises:
-        UserError: the data, given or loaded, is not in the likelihood's support.
+        UserError: the data, given or loaded, is not in the likelihood's support, or a file that is
+            read is corrupt.
     """
 
     def __init__(
@@ -107,21 +108,26 @@ class Run:
     def evaluation(self) -> Evaluation | None:
         """The last evaluation written to the run, if any."""
         file = self.path / "evaluation.json"
-        return Evaluation.from_dict(json.loads(file.read_text())) if file.exists() else None
+        if not file.exists():
+            return None
+        try:
+            return Evaluation.from_dict(json.loads(file.read_text(encoding="utf-8")))
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise UserError(f"run: {file} is corrupt: {error}") from None
 
     @property
     def metrics(self) -> list[dict[str, float]]:
         """The rows of ``metrics.csv``: one an epoch."""
-        return self.rows_in(self.path)
-
-    @staticmethod
-    def rows_in(folder: Path) -> list[dict[str, float]]:
-        """The rows of a run's ``metrics.csv``, whose model is not needed."""
-        file = folder / "metrics.csv"
+        file = self.path / "metrics.csv"
         if not file.exists():
             return []
-        header, *rows = [line.split(",") for line in file.read_text().splitlines()]
-        return [dict(zip(header, map(float, row), strict=True)) for row in rows]
+        try:
+            header, *rows = [
+                line.split(",") for line in file.read_text(encoding="utf-8").splitlines()
+            ]
+            return [dict(zip(header, map(float, row), strict=True)) for row in rows]
+        except ValueError as error:
+            raise UserError(f"run: {file} is corrupt: {error}") from None
 
     def generator(self, seed: int) -> torch.Generator:
         """For draws where the model is."""

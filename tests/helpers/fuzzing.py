@@ -6,7 +6,7 @@ import contextlib
 import io
 import resource
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -62,11 +62,12 @@ def check_command(
     codes: tuple[int, ...] = (0, 2),
     seconds: int = 10,
     megabytes: int = 1024,
+    refused: Callable[[], str | None] = lambda: None,
 ) -> str | None:
     """What is wrong with how this command ends, or None.
 
     It must end with one of these codes, and with one printable line if not with 0; where it refuses
-    its input, ``out`` must not be there.
+    its input, ``out`` must not be there, and ``refused`` says what else is wrong.
     """
     stdout, stderr = io.StringIO(), io.StringIO()
     code: object = 0
@@ -94,7 +95,7 @@ def check_command(
         return f"a line of {len(lines[0])} characters"
     if code == 2 and out is not None and out.exists():
         return "something half-made is left"
-    return None
+    return refused() if code == 2 else None
 
 
 def damaged_value(value: Any, random: Random) -> Any:

@@ -216,6 +216,9 @@ class Book:
             raise UserError(f"checkpoint: {file} is corrupt: {reason}") from None
         except (ValueError, TypeError, RuntimeError) as error:
             raise UserError(f"checkpoint: {file} does not fit the run: {error}") from None
+        done, epochs = self.trainer.epoch, self.run.config.training.epochs
+        if epochs < done:
+            raise UserError(f"epochs: expected at least the {done} that are done, got {epochs}")
         self.rows, self._before = kept.rows, kept.seconds
 
 

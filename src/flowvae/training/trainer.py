@@ -95,6 +95,8 @@ class Trainer:
         updates = -(-len(self.batches) // self.training.accumulate)
         self.objective = build_objective(objective or Part(name="elbo"), steps_per_epoch=updates)
         self.schedule = build_schedule(self.optimizer, self.training, updates)
+        # Or PyTorch warns of a wrong order where the first update is left out.
+        self.optimizer._opt_called = True  # pyright: ignore
         self.means = RunningMeans(self.device)
         self.epoch, self.position = 0, 0  # epochs done; updates done of the next
         zero = torch.zeros((), dtype=torch.long, device=self.device)
