@@ -2,6 +2,8 @@
 
     python -m benchmarks.presets [--only NAME …] [--seeds 5] [--jobs 2] [--epochs N]
 
+Beside the presets there is ``planar`` with 3 and with 80 flows.
+
 Every run is `flowvae train` in a process of its own, with one thread, under ``runs/presets``; a
 finished run is not repeated, and what is known of presets that are not named stays. Then the table
 in ``docs/results.md`` and ``README.md`` is written anew from the runs' own ``evaluation.json``; its
@@ -29,7 +31,12 @@ from flowvae.reproduction.running import jobs_of, run_jobs
 
 ROOT = Path(__file__).parents[1]
 PRESETS = ("original", "gaussian", "planar", "best", "quick")
-RUNS = Table("", "", "", (), tuple(Row(name, {"preset": name}) for name in PRESETS))
+_SETTINGS: dict[str, dict[str, Any]] = {
+    **{name: {"preset": name} for name in PRESETS},
+    **{f"planar, K = {K}": {"preset": "planar", "num_flows": K} for K in (3, 80)},
+}
+RUNS = Table("", "", "", (), tuple(Row(name, chosen) for name, chosen in _SETTINGS.items()))
+PAIRS = (("planar", "gaussian"), ("planar", "planar, K = 3"), ("planar, K = 80", "planar"))
 # Pictures the documents show, and the preset they are of (its first seed).
 PICTURES = {"posterior": "original", "latent_grid": "planar", "latent_space": "planar"}
 _SETTLED = 10  # epochs after which an ELBO should not fall any more
@@ -38,7 +45,7 @@ COLUMNS = {"elbo": "test pseudo-ELBO", "iw_bound": "200-sample bound", "kl": "KL
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--only", nargs="+", choices=PRESETS, default=PRESETS)
+    parser.add_argument("--only", nargs="+", choices=list(_SETTINGS), default=PRESETS)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--epochs", type=int)
@@ -82,6 +89,7 @@ def _read(name: str, seed: int, folder: Path) -> dict[str, Any]:
         "versions": environment["versions"],
         "git_commit": environment["git_commit"],
         "training_seconds": environment["durations"]["training"],
+        "threads": environment["threads"],
         "machine": machine(),
     }
 
@@ -96,18 +104,19 @@ def _largest_fall(elbo: list[float]) -> float:
 
 def results_table(found: list[dict[str, Any]]) -> str:
     lines = [
-        f"| preset | {' | '.join(COLUMNS.values())} | by seed (test pseudo-ELBO) | largest fall |",
-        "|---" * (len(COLUMNS) + 3) + "|",
+        f"| preset | {' | '.join(COLUMNS.values())} | by seed (test pseudo-ELBO) | largest fall | "
+        "training |",
+        "|---" * (len(COLUMNS) + 4) + "|",
     ]
-    by_preset = {name: [row for row in found if row["preset"] == name] for name in PRESETS}
+    by_preset = {name: [row for row in found if row["preset"] == name] for name in _SETTINGS}
     by_preset = {name: rows for name, rows in by_preset.items() if rows}
     for name, rows in by_preset.items():
         cells = [mean_and_error([row["terms"][key]["mean"] for row in rows]) for key in COLUMNS]
         by_seed = ", ".join(f"{row['terms']['elbo']['mean']:.2f}" for row in rows)
-        cells += [by_seed, _falls(rows)]
+        cells += [by_seed, _falls(rows), _shortest(rows)]
         lines.append(f"| {name}, {rows[0]['epochs']} epochs | {' | '.join(cells)} |")
-    lines.append(_paired(by_preset, "planar", "gaussian"))
-    dates = ", ".join(
+    lines += [_paired(by_preset, *pair) for pair in PAIRS if by_preset.keys() >= set(pair)]
+    dates = "; ".join(
         f"{name} of {max(row['date'] for row in by_preset[name])}" for name in by_preset
     )
     first = found[0]
@@ -115,7 +124,8 @@ def results_table(found: list[dict[str, Any]]) -> str:
         "\nNats per image on the 10,000 MNIST test images, mean ± standard error over the seeds; "
         "grey pixels (so pseudo-likelihoods, not to be compared with results on binary pixels), "
         "sampled z. The largest fall is that of the test pseudo-ELBO below its best since epoch "
-        f"{_SETTLED}, in the worst run. {first['machine']}, one thread a run, "
+        f"{_SETTLED}, in the worst run. Training is the shortest of a row's runs, on one thread and "
+        f"beside another run if nothing else is said. {first['machine']}, "
         f"torch {first['versions']['torch']}; {dates}. Made by `make results`."
     )
     return "\n".join(lines)
@@ -126,6 +136,12 @@ def _falls(rows: list[dict[str, Any]]) -> str:
         row["largest_fall"] for row in rows if row["epochs"] > _SETTLED and "largest_fall" in row
     ]
     return f"{max(falls):.2f}" if len(falls) == len(rows) else "–"
+
+
+def _shortest(rows: list[dict[str, Any]]) -> str:
+    row = min(rows, key=lambda row: row["training_seconds"])
+    threads = row.get("threads", 1)
+    return f"{row['training_seconds']:.0f} s" + (f", {threads} threads" if threads > 1 else "")
 
 
 def _paired(by_preset: dict[str, list[dict[str, Any]]], first: str, second: str) -> str:
@@ -139,7 +155,7 @@ def _paired(by_preset: dict[str, list[dict[str, Any]]], first: str, second: str)
     gains = [[a[key]["mean"] - b[key]["mean"] for a, b in pairs] for key in COLUMNS]
     cells = [mean_and_error(gain) if gain else "–" for gain in gains]
     by_seed = ", ".join(f"{gain:.2f}" for gain in gains[0])
-    return f"| {first} − {second}, paired by seed | {' | '.join(cells)} | {by_seed} | |"
+    return f"| {first} − {second}, paired by seed | {' | '.join(cells)} | {by_seed} | | |"
 
 
 if __name__ == "__main__":

@@ -5,10 +5,11 @@
 MNIST in grey, D = 2. Every contestant trains in a process of its own, one after another, on all
 cores, and is evaluated after each epoch by one draw of z for each of the 10,000 test images; the
 clock stands still meanwhile, and while data are read and models built. A contestant stops at the
-last bound (but for preset ``quick``), at the end of its own epochs, or at the limit. What other projects bring is taken as
-they bring it: their layers and flows, the tutorial's widths and rate. Table and plot go to
-``docs/benchmarks.md``, ``docs/images/quality.png`` and ``docs/results/quality.json``; ``--quick``
-is to see that this program works and writes to ``runs/bench-quick``.
+last bound (but for preset ``quick``), at the end of its own epochs, or at the limit. What other
+projects bring is taken as they bring it: their layers and flows, the tutorial's widths and rate.
+Table and plot go to ``docs/benchmarks.md``, ``docs/images/quality.png`` and
+``docs/results/quality.json``; ``--quick`` is to see that this program works and writes to
+``runs/bench-quick``.
 """
 
 from __future__ import annotations
@@ -276,7 +277,8 @@ def quality_table(found: dict[str, Any]) -> str:
     lines.append(
         "\nSeconds of training until the test pseudo-ELBO, taken after each epoch, passes a bound; "
         f"mean ± standard error over {seeds} seed{'s' if seeds > 1 else ''} of preset quick, one "
-        f"seed of the others, which stop at the last bound. A dash: not within {found['limit']:.0f} s or its own epochs. "
+        "seed of the others, which stop at the last bound. A dash: not within "
+        f"{found['limit']:.0f} s or its own epochs. "
         f"{found['machine']}, {found['threads']} threads, torch {found['torch']}, "
         f"{found['date']}. Made by `{found['command']}`."
     )
