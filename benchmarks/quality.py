@@ -57,8 +57,8 @@ class Contestant(Protocol):
 class Preset:
     """A preset of flowvae."""
 
-    def __init__(self, name: str, data: Dataset, seed: int) -> None:
-        config = preset(name).replace(seed=seed)
+    def __init__(self, name: str, data: Dataset, seed: int, **more: Any) -> None:
+        config = preset(name).replace(seed=seed, **more)
         self.data, self.epochs = data, config.training.epochs
         self.model = build_vae(config, data.data_shape)
         self.trainer = Trainer(self.model, data, config.training, config.objective, seed)
@@ -183,6 +183,7 @@ CONTESTANTS: dict[str, Callable[[Dataset, int], Contestant]] = {
     "flowvae planar": lambda data, seed: Preset("planar", data, seed),
     "flowvae best": lambda data, seed: Preset("best", data, seed),
     "flowvae quick": lambda data, seed: Preset("quick", data, seed),
+    "flowvae quick, bfloat16": lambda data, seed: Preset("quick", data, seed, precision="bfloat16"),
 }
 
 
@@ -209,7 +210,7 @@ def main() -> None:
         "runs": [],
     }
     for name in options.only:
-        for seed in range(options.seeds if name == "flowvae quick" else 1):
+        for seed in range(options.seeds if name.startswith("flowvae quick") else 1):
             command = [sys.executable, "-m", "benchmarks.quality", "--one", name]
             command += ["--seed", str(seed), "--limit", str(options.limit)]
             command += ["--quick"] if options.quick else []
@@ -243,7 +244,7 @@ def _race(name: str, seed: int, limit: float, quick: bool) -> dict[str, Any]:
         contestant.epoch()
         seconds += time.perf_counter() - start
         curve.append([round(seconds, 3), round(contestant.elbo(), 4)])
-        if seconds > limit or (curve[-1][1] > BOUNDS[-1] and name != "flowvae quick"):
+        if seconds > limit or (curve[-1][1] > BOUNDS[-1] and not name.startswith("flowvae quick")):
             break
     return {"name": name, "seed": seed, "curve": curve}
 
