@@ -145,7 +145,7 @@ def _train(config: Config, folder: Path, dataset: Dataset | None, how: _How) -> 
         with ExitStack() as locked:
             lock = only_writer(folder) if processes.is_first() else nullcontext()
             processes.together(lambda: locked.enter_context(lock))
-            _train_alone(run, dataset, how)
+            _train_locked(run, dataset, how)
     finally:
         torch.set_num_threads(threads)
     return run
@@ -177,7 +177,7 @@ def _new_run(config: Config, folder: Path, dataset: Dataset | None) -> tuple[Run
     return Run(folder, config, model, dataset), dataset
 
 
-def _train_alone(run: Run, dataset: Dataset, how: _How) -> None:
+def _train_locked(run: Run, dataset: Dataset, how: _How) -> None:
     """Training, evaluation and pictures; no other command writes to the run meanwhile."""
     shown = how.progress and processes.is_first()
     show = Progress(run.config, dataset, run.path, run.pseudo_likelihood, enabled=shown)

@@ -108,10 +108,12 @@ def evaluate(run: Path, samples: int | None, as_json: bool, full: bool, **option
         raise UserError(f"{next(iter(given)).replace('_', '-')}: goes with --full only")
 
     from flowvae.evaluating import evaluate as run_evaluation
+    from flowvae.processes import joined
     from flowvae.progress import evaluation_text
 
-    opened = open_with(run, options)
-    evaluation = run_evaluation(opened, samples, progress=not as_json, **options)
+    with joined():
+        opened = open_with(run, options)
+        evaluation = run_evaluation(opened, samples, progress=not as_json, **options)
     click.echo(
         json.dumps(evaluation.to_dict(), indent=2) if as_json else evaluation_text(evaluation)
     )
@@ -122,10 +124,12 @@ def _evaluate_full(
 ) -> None:
     from flowvae.evaluating import evaluate_full
     from flowvae.evaluation import FullSettings, full_markdown, on_screen
+    from flowvae.processes import joined
 
     try:
-        opened = open_with(run, options)
-        found = evaluate_full(opened, FullSettings(**given), progress=not as_json, **options)
+        with joined():
+            opened = open_with(run, options)
+            found = evaluate_full(opened, FullSettings(**given), progress=not as_json, **options)
     except KeyboardInterrupt:
         click.echo(f"\nInterrupted. Finished parts are kept in {run / 'evaluation'}", err=True)
         raise

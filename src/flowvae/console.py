@@ -30,7 +30,8 @@ def run_command(cli: click.Command, arguments: list[str] | None = None) -> None:
     alone.
     """
     out, errors = _Output(sys.stdout), _Output(sys.stderr)
-    if int(os.environ.get("RANK", "0")) == 0 or "MASTER_ADDR" not in os.environ:
+    launched = "MASTER_ADDR" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
+    if not launched or os.environ.get("RANK", "0") == "0":
         with redirect_stdout(out), redirect_stderr(errors):
             _run(cli, arguments, errors, errors)
         return
