@@ -103,7 +103,7 @@ def test_divergence_stops_with_a_message_and_keeps_the_last_model(
         yield from steps(self)
 
     monkeypatch.setattr(Trainer, "steps", diverge)
-    with pytest.raises(TrainingError, match=r"in epoch 3\..*keeps the epoch before"):
+    with pytest.raises(TrainingError, match=r"of epoch 3: .*keeps the epoch before"):
         flowvae.train("original", dataset=small_data, out=tmp_path / "run", epochs=9, **SMALL)
     kept = flowvae.load(tmp_path / "run")
     assert all(value.isfinite().all() for value in kept.parameters())

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Iterator
 
 import pytest
 
 from flowvae.training.stopping import Stopping
+
+
+@pytest.fixture(autouse=True)
+def _heard() -> Iterator[None]:
+    """A suite that runs in the background of a shell ignores SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def test_a_second_signal_interrupts_at_once(monkeypatch):
