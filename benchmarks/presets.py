@@ -110,16 +110,15 @@ def _largest_fall(elbo: list[float]) -> float:
 
 def results_table(found: list[dict[str, Any]]) -> str:
     lines = [
-        f"| preset | {' | '.join(COLUMNS.values())} | by seed (test pseudo-ELBO) | largest fall | "
-        "training |",
-        "|---" * (len(COLUMNS) + 4) + "|",
+        f"| preset | {' | '.join(COLUMNS.values())} | by seed (test pseudo-ELBO) | largest fall |",
+        "|---" * (len(COLUMNS) + 3) + "|",
     ]
     by_preset = {name: [row for row in found if row["preset"] == name] for name in _SETTINGS}
     by_preset = {name: rows for name, rows in by_preset.items() if rows}
     for name, rows in by_preset.items():
         cells = [mean_and_error([row["terms"][key]["mean"] for row in rows]) for key in COLUMNS]
         by_seed = ", ".join(f"{row['terms']['elbo']['mean']:.2f}" for row in rows)
-        cells += [by_seed, _falls(rows), _shortest(rows)]
+        cells += [by_seed, _falls(rows)]
         lines.append(f"| {name}, {rows[0]['epochs']} epochs | {' | '.join(cells)} |")
     lines += [_paired(by_preset, *pair) for pair in PAIRS if by_preset.keys() >= set(pair)]
     dates = "; ".join(
@@ -130,8 +129,7 @@ def results_table(found: list[dict[str, Any]]) -> str:
         "\nNats per image on the 10,000 MNIST test images, mean ± standard error over the seeds; "
         "grey pixels (so pseudo-likelihoods, not to be compared with results on binary pixels), "
         "sampled z. The largest fall is that of the test pseudo-ELBO below its best since epoch "
-        f"{_SETTLED}, in the worst run. Training is the shortest of a row's runs, on one thread "
-        f"and beside another run if nothing else is said. {first['machine']}, "
+        f"{_SETTLED}, in the worst run. {first['machine']}, one thread a run, "
         f"torch {first['versions']['torch']}; {dates}. Made by `make results`."
     )
     return "\n".join(lines)
@@ -142,12 +140,6 @@ def _falls(rows: list[dict[str, Any]]) -> str:
         row["largest_fall"] for row in rows if row["epochs"] > _SETTLED and "largest_fall" in row
     ]
     return f"{max(falls):.2f}" if len(falls) == len(rows) else "–"
-
-
-def _shortest(rows: list[dict[str, Any]]) -> str:
-    row = min(rows, key=lambda row: row["training_seconds"])
-    threads = row.get("threads", 1)
-    return f"{row['training_seconds']:.0f} s" + (f", {threads} threads" if threads > 1 else "")
 
 
 def _paired(by_preset: dict[str, list[dict[str, Any]]], first: str, second: str) -> str:
@@ -161,7 +153,7 @@ def _paired(by_preset: dict[str, list[dict[str, Any]]], first: str, second: str)
     gains = [[a[key]["mean"] - b[key]["mean"] for a, b in pairs] for key in COLUMNS]
     cells = [mean_and_error(gain) if gain else "–" for gain in gains]
     by_seed = ", ".join(f"{gain:.2f}" for gain in gains[0])
-    return f"| {first} − {second}, paired by seed | {' | '.join(cells)} | {by_seed} | | |"
+    return f"| {first} − {second}, paired by seed | {' | '.join(cells)} | {by_seed} | |"
 
 
 if __name__ == "__main__":
