@@ -95,7 +95,6 @@ def _read(name: str, seed: int, folder: Path) -> dict[str, Any]:
         "versions": environment["versions"],
         "git_commit": environment["git_commit"],
         "training_seconds": environment["durations"]["training"],
-        "threads": environment["threads"],
         "machine": machine(),
     }
 

@@ -30,13 +30,21 @@ def run_command(cli: click.Command, arguments: list[str] | None = None) -> None:
     alone.
     """
     out, errors = _Output(sys.stdout), _Output(sys.stderr)
-    launched = "MASTER_ADDR" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
-    if not launched or os.environ.get("RANK", "0") == "0":
+    if _is_first():
         with redirect_stdout(out), redirect_stderr(errors):
             _run(cli, arguments, errors, errors)
         return
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         _run(cli, arguments, nowhere, errors)
+
+
+def _is_first() -> bool:
+    """Of several processes, which the environment tells; most often there is one."""
+    if os.environ.get("RANK", "0") == "0":
+        return True
+    from flowvae.processes import launched
+
+    return not launched()
 
 
 class _Output:

@@ -19,6 +19,7 @@ from flowvae import UserError, processes
 from flowvae.config import resolve_config
 from flowvae.data import Dataset, Split, binarize
 from flowvae.evaluation import FullSettings, evaluate_model
+from flowvae.reproduction.tables import QUICK_FULL
 from flowvae.training import Trainer
 from flowvae.training.checkpoint import State, read_checkpoint
 from tests.conftest import blobs
@@ -139,7 +140,7 @@ def evaluate_all(folder: str) -> None:
             run = flowvae.open_run(file, "cpu")
             found = evaluate_model(run.model, run.dataset.test, samples=7, refine=refine)
             shown[refine] = found
-        settings = FullSettings(**SMALL)
+        settings = FullSettings(**FEW)
         full = flowvae.evaluate_full(file, settings, device="cpu", progress=False)
         # Fewer data than processes.
         data = Split(run.dataset.test.values(slice(0, 1)))
@@ -159,21 +160,8 @@ def estimator(random_state: int | None = None) -> np.ndarray:
     return model.transform(X)
 
 
-SMALL = {
-    "samples": 20,
-    "count": 60,
-    "mixture_count": 10,
-    "quadrature_count": 2,
-    "ais_count": 15,
-    "ais_chains": 2,
-    "ais_temperatures": 5,
-    "bdmc_count": 2,
-    "gap_count": 2,
-    "gap_steps": 5,
-    "refine_count": 2,
-    "refine_steps": 2,
-    "information_count": 20,
-}
+# More blocks than processes, and fewer.
+FEW = {**QUICK_FULL, "count": 60, "ais_count": 15}
 
 
 def test_evaluations_are_those_of_one_process(tmp_path, data_file):
@@ -189,7 +177,7 @@ def test_evaluations_are_those_of_one_process(tmp_path, data_file):
             for name, value in (wanted or {}).items():
                 assert terms[name].mean == pytest.approx(value.mean, rel=1e-6, abs=1e-6), name
     whole = flowvae.evaluate_full(
-        _copy(run, tmp_path / "again"), FullSettings(**SMALL), progress=False
+        _copy(run, tmp_path / "again"), FullSettings(**FEW), progress=False
     )
     for part, arrays in whole.per_datum.items():
         for name, values in arrays.items():
