@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from flowvae.errors import TrainingError, UserError
     from flowvae.estimator import FlowVAE
     from flowvae.evaluating import compare, evaluate, evaluate_full
+    from flowvae.explorer.explore import explore
     from flowvae.outputs import encode, reconstruct, sample
     from flowvae.reproduction.reproduce import reproduce
     from flowvae.runs import Run, load, open_run
@@ -36,6 +37,7 @@ __all__ = [
     "encode",
     "evaluate",
     "evaluate_full",
+    "explore",
     "load",
     "load_config",
     "open_run",
@@ -53,6 +55,7 @@ _HOME = {
     **dict.fromkeys(["TrainingError", "UserError"], "flowvae.errors"),
     "FlowVAE": "flowvae.estimator",
     **dict.fromkeys(["compare", "evaluate", "evaluate_full"], "flowvae.evaluating"),
+    "explore": "flowvae.explorer.explore",
     **dict.fromkeys(["encode", "reconstruct", "sample"], "flowvae.outputs"),
     "reproduce": "flowvae.reproduction.reproduce",
     **dict.fromkeys(["Run", "load", "open_run"], "flowvae.runs"),

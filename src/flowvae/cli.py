@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from flowvae import __version__
+from flowvae.commands.explore import explore
 from flowvae.commands.options import (
     data_option,
     device_option,
@@ -269,6 +270,7 @@ def presets(name: str | None) -> None:
 
 cli.add_command(train)
 cli.add_command(reproduce)
+cli.add_command(explore)
 
 
 def _picture_or_arrays(

@@ -133,6 +133,12 @@ class Run:
         """For draws where the model is."""
         return torch.Generator(next(self.model.parameters()).device).manual_seed(seed)
 
+    def explore(self, **options: Any) -> Any:
+        """Write a page to explore the run, which shows itself in a notebook: :func:`explore`."""
+        from flowvae.explorer import explore
+
+        return explore(self, **options)
+
     def save_config(self) -> None:
         if is_first():
             write_text(self.path / "config.yaml", self.config.to_yaml())

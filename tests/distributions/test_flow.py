@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from flowvae.distributions import DiagonalGaussian, FlowDistribution
-from flowvae.figures.posterior import _mesh_density
+from flowvae.figures.posterior import mesh_density
 from flowvae.flows import CONSTRAINTS, PlanarTransform
 
 
@@ -53,7 +53,7 @@ def test_density_is_a_histogram_of_the_samples(constraint, seed):
 def test_density_integrates_to_one(constraint, seed):
     """Over the image of a mesh of ±4 sigma: Σ density · area of the bent cells."""
     q = planar(constraint, seed=seed, scale=0.7, batch=(1,))
-    z, density = _mesh_density(q)
+    z, density = mesh_density(q)
     diagonal_1, diagonal_2 = z[1:, 1:] - z[:-1, :-1], z[1:, :-1] - z[:-1, 1:]
     cross = diagonal_1[..., 0] * diagonal_2[..., 1] - diagonal_1[..., 1] * diagonal_2[..., 0]
     mean = (density[1:, 1:] + density[:-1, :-1] + density[1:, :-1] + density[:-1, 1:]) / 4

@@ -8,7 +8,7 @@ import torch
 import flowvae
 from flowvae.config import resolve_config
 from flowvae.figures import posterior_panels
-from flowvae.figures.posterior import _mesh_density, _true_posterior
+from flowvae.figures.posterior import mesh_density, true_posterior
 
 
 def test_the_true_posterior_is_where_importance_sampling_puts_it(run):
@@ -16,8 +16,8 @@ def test_the_true_posterior_is_where_importance_sampling_puts_it(run):
     x = run.dataset.test.values(slice(3))
     for datum in x.split(1):
         q = run.model.posterior(datum)
-        mesh = _mesh_density(q)
-        truth = _true_posterior(run.model, datum, mesh)
+        mesh = mesh_density(q)
+        truth = true_posterior(run.model, datum, mesh)
         with torch.no_grad():
             bound = run.model.iw_bound(datum, 100_000, torch.Generator().manual_seed(0)).item()
         assert truth.log_prob == pytest.approx(bound, abs=0.04)

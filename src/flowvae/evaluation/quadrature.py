@@ -24,7 +24,7 @@ from flowvae.evaluation.estimates import ignore
 from flowvae.evaluation.grid import grid_log_joint
 from flowvae.vae import VAE
 
-__all__ = ["Quadrature", "quadrature"]
+__all__ = ["Quadrature", "latent_box", "quadrature"]
 
 _COARSE = {1: 1024, 2: 128}  # cells along an axis in the first look at p(x, z), by D
 _COARSE_Q = {1: 256, 2: 32}  # and at q, which also has its own draws
@@ -122,7 +122,7 @@ class _Limits(NamedTuple):
 def _one_batch(model: VAE, x: Tensor, limits: _Limits, keep: bool):
     q = model.posterior(x)
     drawn = q.rsample((_SEEDS,), torch.Generator(x.device).manual_seed(0))  # (seeds, B, D)
-    low, high = _box(model, drawn)
+    low, high = latent_box(model, drawn)
 
     def joint(z: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         return _log_joint(model, x, z, index), z.new_zeros(len(z))
@@ -213,8 +213,10 @@ class _Grid:
         return _Grid(self.low, self.high, 2 * self.count)
 
 
-def _box(model: VAE, drawn: Tensor) -> tuple[Tensor, Tensor]:
-    """The prior's draws and q's, and half their extent more on each side."""
+def latent_box(model: VAE, drawn: Tensor) -> tuple[Tensor, Tensor]:
+    """Corners of a box that holds p(z|x): draws of the prior and of q, (..., B, D), and half their
+    extent more on each side.
+    """
     generator = torch.Generator(drawn.device).manual_seed(0)
     both = torch.cat([model.prior().rsample((4096,), generator), drawn.flatten(0, 1)])
     low, high = both.min(0).values, both.max(0).values

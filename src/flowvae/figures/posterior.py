@@ -18,7 +18,13 @@ from flowvae.figures.images import _channels_last, is_image
 from flowvae.figures.style import DENSITY, new_figure
 from flowvae.vae import VAE, RefinedVAE
 
-__all__ = ["posterior_panels"]
+__all__ = [
+    "chosen_layers",
+    "mesh_density",
+    "posterior_panels",
+    "square_around",
+    "true_posterior",
+]
 
 _MOST_LAYERS = 16
 _MESH, _REACH = (
@@ -54,7 +60,7 @@ def posterior_panels(model: VAE, x: Tensor, columns: int = 7) -> Figure:
         x: a few data, (B, P).
         columns: panels in a row.
     """
-    layers = _chosen_layers(_flow_posterior(model, x).num_flows)
+    layers = chosen_layers(_flow_posterior(model, x).num_flows)
     panels = len(layers) + 3
     columns = min(columns, panels)
     rows = -(-panels // columns)
@@ -71,8 +77,8 @@ def posterior_panels(model: VAE, x: Tensor, columns: int = 7) -> Figure:
 
 def _one_datum(model: VAE, x: Tensor, layers: Sequence[int], axes: Sequence[Axes]) -> None:
     q = _flow_posterior(model, x)
-    meshes = [_mesh_density(q.first(k)) for k in layers]
-    truth = _true_posterior(model, x, meshes[-1])
+    meshes = [mesh_density(q.first(k)) for k in layers]
+    truth = true_posterior(model, x, meshes[-1])
     refined = RefinedVAE(model)
     gaps = [
         truth.log_prob - each.elbo(x, _SAMPLES, torch.Generator(x.device).manual_seed(0)).item()
@@ -87,7 +93,7 @@ def _one_datum(model: VAE, x: Tensor, layers: Sequence[int], axes: Sequence[Axes
         axes[0].imshow(image, cmap="gray", vmin=0, vmax=1)
     axes[0].set_title("x", fontsize=9)
     for panel, k, (z, density) in zip(axes[1:], layers, meshes, strict=False):
-        _window(panel, *_square(_where_dense(z, density)))
+        _window(panel, *square_around(_where_dense(z, density)))
         panel.pcolormesh(
             *z.cpu().numpy().transpose(2, 0, 1),
             (density / density.max()).cpu().numpy(),
@@ -104,7 +110,7 @@ def _one_datum(model: VAE, x: Tensor, layers: Sequence[int], axes: Sequence[Axes
     z_1, z_2 = truth.z.cpu().numpy().transpose(2, 0, 1)
     true_density = truth.density.cpu().numpy()
     for panel in (last, better, beside):
-        _window(panel, *_square(shared))
+        _window(panel, *square_around(shared))
     for panel, density in ((better, fitted / fitted.max()), (beside, truth.density)):
         values = density.cpu().numpy()
         panel.pcolormesh(z_1, z_2, values, shading="gouraud", cmap=DENSITY, vmin=0, vmax=1)
@@ -126,30 +132,31 @@ def _flow_posterior(model: VAE, x: Tensor) -> FlowDistribution:
     return q
 
 
-def _chosen_layers(num_flows: int) -> list[int]:
+def chosen_layers(num_flows: int) -> list[int]:
+    """The numbers k of flows to show: all from 0 to K, or 17 of them."""
     if num_flows <= _MOST_LAYERS:
         return list(range(num_flows + 1))
     return [0, *np.linspace(1, num_flows, _MOST_LAYERS).round().astype(int).tolist()]
 
 
-def _mesh_density(q: FlowDistribution) -> tuple[Tensor, Tensor]:
+def mesh_density(q: FlowDistribution, vertices: int = _MESH) -> tuple[Tensor, Tensor]:
     """A mesh over q₀ pushed through q's flows, (n, n, 2), and q's density there, (n, n)."""
-    axis = torch.linspace(-_REACH, _REACH, _MESH).to(q.base.loc)
+    axis = torch.linspace(-_REACH, _REACH, vertices).to(q.base.loc)
     eps = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 1, 2)
     z_0 = q.base.loc + q.base.variance.sqrt() * eps
     z, ladj = q.flow(z_0)
     density = (q.base.log_prob(z_0) - ladj).exp()
-    return z.reshape(_MESH, _MESH, 2), density.reshape(_MESH, _MESH)
+    return z.reshape(vertices, vertices, 2), density.reshape(vertices, vertices)
 
 
-def _true_posterior(model: VAE, x: Tensor, mesh: tuple[Tensor, Tensor]) -> _Truth:
+def true_posterior(model: VAE, x: Tensor, mesh: tuple[Tensor, Tensor]) -> _Truth:
     """p(z|x) on a square that holds its mass and q's; log p(x) by the midpoint rule there."""
     reach = torch.full((2,), _PRIOR_REACH).to(mesh[0])
     z, _ = uniform_grid(-reach, reach, _COARSE)
     log_joint = grid_log_joint(model, x, z)[0]
     near = z[log_joint > log_joint.max() - 8.0]
     cell = 2 * _PRIOR_REACH / _COARSE
-    low, high = _square(torch.cat([near - cell, near + cell, _where_dense(*mesh)]))
+    low, high = square_around(torch.cat([near - cell, near + cell, _where_dense(*mesh)]))
     z, log_volume = uniform_grid(low, high, _FINE)
     log_joint = grid_log_joint(model, x, z)[0]
     density = (log_joint - log_joint.max()).exp()
@@ -161,7 +168,7 @@ def _where_dense(z: Tensor, density: Tensor) -> Tensor:
     return z[density > 0.01 * density.max()]
 
 
-def _square(inside: Tensor) -> tuple[Tensor, Tensor]:
+def square_around(inside: Tensor) -> tuple[Tensor, Tensor]:
     """Corners of a square around the points, a little larger: no direction is squeezed."""
     low, high = inside.min(0).values, inside.max(0).values
     centre, half = (low + high) / 2, 0.55 * (high - low).max()

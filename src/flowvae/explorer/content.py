@@ -1,0 +1,199 @@
+"""What a page is made of: the model or its answers, test data, and how to show them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib import colormaps
+from matplotlib.colors import to_hex
+from torch import Tensor
+
+from flowvae.data import Split
+from flowvae.data.columns import Column
+from flowvae.evaluation import encode_split
+from flowvae.evaluation.quadrature import latent_box
+from flowvae.explorer.arrays import Arrays
+from flowvae.explorer.live import live_model, why_not_live
+from flowvae.explorer.stored import stored_answers
+from flowvae.figures.images import is_image
+from flowvae.figures.style import BLUE, DENSITY, class_colors
+from flowvae.runs import Run
+from flowvae.vae import VAE
+
+__all__ = ["page_content"]
+
+_SCATTERED = 2000
+_LIVE, _STORED, _NEIGHBOURS = 60, 16, 200  # test data to choose from
+_EXAMPLE_BYTES = 2_000_000
+_MOST_CLASSES = 30
+_MEAN_DRAWS = 64
+_MOST_AXES, _PRINCIPAL = 64, 6
+
+
+@torch.no_grad()
+def page_content(run: Run) -> tuple[dict[str, Any], str]:
+    """The description of a page, for JSON, and its numbers as base64."""
+    model, arrays = run.model.eval(), Arrays()
+    test, D = run.dataset.test, model.latent_dim
+    device = next(model.parameters()).device
+    reason = why_not_live(model)
+    image = is_image(model.data_shape)
+
+    scattered = _evenly(test, _SCATTERED)
+    z = encode_split(model, scattered, run.generator(0))[0].to(device)
+    directions = _directions(z)
+    wanted = _STORED if reason else _LIVE if D == 2 else _NEIGHBOURS
+    least = 4 if reason else 20
+    wanted = max(least, min(wanted, _EXAMPLE_BYTES // (model.data_dim * (1 if image else 4))))
+    examples = _evenly(test, wanted)
+    x = examples.values().to(device)
+    means = _means(model, x)
+    box = latent_box(model, z[None])
+    classes, codes = _classes(run, test.labels)
+    spec = {
+        "title": f"{run.config.model.posterior.name} posterior, {Path(run.dataset.name).name}",
+        "about": _about(run),
+        "note": ""
+        if reason is None
+        else f"This run has {reason}, which the page does not compute: it shows what was computed "
+        f"for {len(x)} test data when it was made.",
+        "measure": f"log p(x) is a {run.measure}."
+        if run.measure.startswith("pseudo")
+        else f"log p(x) is the logarithm of a {run.measure}.",
+        "latent_dim": D,
+        "data_dim": model.data_dim,
+        "shape": _shape(model, x, image),
+        "pad": image and 1 in _channels(model.data_shape) and _in_unit_interval(run),
+        "binary": run.dataset.statistics.binary,
+        "box": [corner.tolist() for corner in box],
+        "colors": {
+            "density": [to_hex(c) for c in colormaps[DENSITY](np.linspace(0, 1, 64))],
+            "classes": [to_hex(c) for c in class_colors(len(classes))] if classes else [],
+            "plain": BLUE,
+        },
+        "classes": classes,
+        "scatter": {"z": arrays.add(z), "label": _codes(scattered, codes, arrays)},
+        "examples": {
+            "count": len(x),
+            "x": arrays.add_values(x),
+            "label": _codes(examples, codes, arrays),
+            "mean": arrays.add(means),
+        },
+        "directions": {
+            "names": directions["names"],
+            "scales": directions["scales"],
+            "array": arrays.add(directions["vectors"]),
+            "origin": arrays.add(z.mean(0)),
+        },
+        "model": None if reason else live_model(model, arrays),
+        "stored": stored_answers(model, x, means, directions, box, image, arrays)
+        if reason
+        else None,
+    }
+    return {**spec, "arrays": arrays.about}, arrays.base64()
+
+
+def _about(run: Run) -> str:
+    config, evaluation = run.config, run.evaluation
+    parts = [f"{run.path.name}: preset {config.preset}, D = {run.model.latent_dim}"]
+    if evaluation is not None:
+        elbo = evaluation["elbo"]
+        error = "" if elbo.standard_error is None else f" ± {elbo.standard_error:.2f}"
+        parts.append(f"test ELBO {elbo.mean:.2f}{error} nats")
+    return ", ".join(parts)
+
+
+def _evenly(split: Split, count: int) -> Split:
+    """At most ``count`` data, evenly over the split."""
+    count = min(count, len(split))
+    chosen = torch.linspace(0, len(split) - 1, count, dtype=torch.float64).round().long()
+    labels = None if split.labels is None else split.labels[chosen]
+    return Split(split.values(chosen), labels)
+
+
+def _means(model: VAE, x: Tensor) -> Tensor:
+    """Where q(z|x) lies, (N, D): z at ε = 0, or the mean of some draws."""
+    q = model.posterior(x)
+    try:
+        return q.at_noise(torch.zeros_like(q.rsample())).z
+    except NotImplementedError:
+        return q.rsample((_MEAN_DRAWS,), torch.Generator(x.device).manual_seed(0)).mean(0)
+
+
+def _directions(z: Tensor) -> dict[str, Any]:
+    """The axes of latent space; before them, where D > 2, the principal components of the data."""
+    D = z.shape[1]
+    axes = torch.eye(D)[:_MOST_AXES]
+    names = [f"z{_subscript(d + 1)}" for d in range(len(axes))] if D > 1 else ["z"]
+    scales = z.std(0, correction=0).cpu()[:_MOST_AXES]
+    if D > 2:
+        centred = (z - z.mean(0)).cpu().double()
+        _, singular, principal = torch.linalg.svd(centred, full_matrices=False)
+        share = singular.square() / singular.square().sum()
+        count = min(_PRINCIPAL, len(principal))
+        principal = principal[:count].float()
+        names = [f"component {i + 1} ({share[i]:.0%})" for i in range(count)] + names
+        scales = torch.cat([(singular[:count] / len(z) ** 0.5).float(), scales])
+        axes = torch.cat([principal, axes])
+    return {"names": names, "scales": scales.tolist(), "vectors": axes}
+
+
+def _subscript(number: int) -> str:
+    return str(number).translate(str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉"))
+
+
+def _classes(run: Run, labels: Tensor | None) -> tuple[list[str], list[int]]:
+    """Names and values of the classes; none where labels are quantities, or too many."""
+    if labels is None or labels.is_floating_point():
+        return [], []
+    values = labels.unique().tolist()
+    if len(values) > _MOST_CLASSES:
+        return [], []
+    names = run.dataset.label_names
+    return [str(v) if names is None else names[v] for v in values], values
+
+
+def _codes(split: Split, values: list[int], arrays: Arrays) -> int | None:
+    if not values or split.labels is None:
+        return None
+    place = {value: code for code, value in enumerate(values)}
+    return arrays.add(np.array([place[v] for v in split.labels.tolist()]), "i4")
+
+
+def _channels(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (1,) if len(shape) == 2 else (shape[-1],) if shape[-1] in (1, 3) else (shape[0],)
+
+
+def _in_unit_interval(run: Run) -> bool:
+    return run.dataset.statistics.low >= 0 and run.dataset.statistics.high <= 1
+
+
+def _shape(model: VAE, x: Tensor, image: bool) -> dict[str, Any]:
+    shape = model.data_shape
+    if not image:
+        low, high = x.amin(0), x.amax(0)
+        names = _value_names(model.columns, model.data_dim)
+        return {"kind": "values", "names": names, "low": low.tolist(), "high": high.tolist()}
+    (channels,) = _channels(shape)
+    last = len(shape) == 3 and shape[-1] == channels
+    height, width = shape[:2] if len(shape) == 2 or last else shape[1:]
+    return {
+        "kind": "image",
+        "height": height,
+        "width": width,
+        "channels": channels,
+        "channels_last": last,
+    }
+
+
+def _value_names(columns: tuple[Column, ...] | None, P: int) -> list[str]:
+    if columns is None:
+        return [str(i) for i in range(P)]
+    return [
+        column.name if column.width == 1 else f"{column.name}: {category}"
+        for column in columns
+        for category in (column.categories if column.width > 1 else ("",))
+    ]

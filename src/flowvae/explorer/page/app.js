@@ -1,0 +1,266 @@
+// The page: what is chosen, what is computed of it, what is shown.
+
+import { LiveModel, datum, readArrays } from "./model.js";
+import { MapView, TraversalView } from "./map.js";
+import { Pad, drawDatum, thumbnail } from "./data.js";
+import { PosteriorView, pictureOf } from "./posterior.js";
+import { StoredModel } from "./stored.js";
+import { colorScale } from "./plane.js";
+
+const REFINE_STEPS = 6;
+const PACE = 350; // milliseconds that a step of refinement is seen
+const element = (id) => document.getElementById(id);
+const nats = (value) => value.toFixed(2);
+
+export class Page {
+  constructor(spec, bytes) {
+    this.spec = spec;
+    this.arrays = readArrays(spec.arrays, bytes);
+    this.live = spec.model !== null;
+    this.model = this.live ? new LiveModel(spec, this.arrays) : new StoredModel(spec, this.arrays);
+    this.scale = colorScale(spec.colors.density);
+    this.index = 0;
+    this.asked = 0;
+    this.numbers = {};
+    this.refined = null;
+    this.level = null;
+    this.changed = false;
+    this.describe();
+    this.showParts();
+    if (this.live) this.startWorker();
+    this.input();
+    this.choose(0);
+    this.map = new MapView(this);
+    this.posterior = spec.latent_dim === 2 ? new PosteriorView(this) : null;
+    this.traversal = spec.latent_dim === 2 ? null : new TraversalView(this);
+    this.traversal?.show();
+    this.redraw();
+    document.body.dataset.ready = "true";
+  }
+
+  describe() {
+    const { spec } = this;
+    document.title = spec.title;
+    const image = spec.shape.kind === "image";
+    document.body.classList.toggle("bars", !image);
+    element("beside").hidden = !image;
+    if (!image) element("pad-name").textContent = "x above, E[x|z] where ε = 0 below";
+    element("decoded").hidden = !this.live && this.model.D !== 2;
+    element("title").textContent = spec.title;
+    element("about").textContent = spec.about;
+    element("note").textContent = spec.note;
+    element("note").hidden = spec.note === "";
+    element("measure").textContent = spec.measure;
+    element("theme").addEventListener("click", () => {
+      const root = document.documentElement;
+      const dark = matchMedia("(prefers-color-scheme: dark)").matches;
+      const now = root.dataset.theme ?? (dark ? "dark" : "light");
+      root.dataset.theme = now === "dark" ? "light" : "dark";
+      this.show();
+      this.redraw();
+    });
+  }
+
+  showParts() {
+    const plane = this.spec.latent_dim === 2;
+    for (const part of document.querySelectorAll(".plane")) part.hidden = !plane;
+    for (const part of document.querySelectorAll(".many")) part.hidden = plane;
+    element("refine").addEventListener("click", () => this.refine());
+  }
+
+  startWorker() {
+    const source = `${element("core").textContent}\nserve(self);`;
+    const address = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
+    this.worker = new Worker(address);
+    URL.revokeObjectURL(address);
+    this.worker.onmessage = ({ data }) => this.hear(data);
+    this.worker.postMessage({ kind: "start", spec: this.spec, arrays: this.arrays });
+    element("status").textContent = "decoding the plane…";
+  }
+
+  hear(message) {
+    if (message.kind === "progress") {
+      element("status").textContent = `decoding the plane: ${Math.round(100 * message.part)}%`;
+    } else if (message.kind === "ready") {
+      element("status").textContent = "";
+      this.ready = true;
+      this.ask();
+    } else if (message.id === this.asked) {
+      if (message.kind === "answer") this.answered(message);
+      else this.refinedTo(message);
+      this.show();
+      this.redraw();
+    }
+  }
+
+  answered({ truth, elbo, bound, draws, logProb, done }) {
+    if (truth) {
+      this.level = pictureOf(truth, this.spec.box);
+      this.numbers.logProb = truth.logProb;
+    }
+    if (elbo !== undefined) this.numbers.elbo = elbo;
+    if (bound !== undefined) Object.assign(this.numbers, { bound, draws });
+    if (done) {
+      this.settled = true;
+      if (logProb !== undefined) this.numbers.kl = logProb - elbo;
+    }
+  }
+
+  refinedTo({ step, loc, lower, elbo }) {
+    this.refined = { step, loc, lower, elbo };
+    this.settled = step === REFINE_STEPS;
+  }
+
+  /** Pick one of the test data. */
+  choose(index) {
+    this.index = index;
+    const x = datum(this.arrays[this.spec.examples.x], index, this.model.P);
+    this.pad?.set(x);
+    this.take(x, index);
+  }
+
+  /** Another x: one of the test data, or what was drawn, whose index is null. */
+  take(x, index) {
+    this.index = index;
+    this.x = x;
+    this.numbers = {};
+    this.level = this.refined = null;
+    this.settled = false;
+    if (this.live) this.q = this.model.posterior(x);
+    else {
+      this.numbers = { ...this.model.numbers(index) };
+      this.settled = true;
+    }
+    for (const button of element("examples").children) {
+      button.setAttribute("aria-pressed", String(Number(button.dataset.index) === index));
+    }
+    this.reconstructed = this.live
+      ? this.model.decode(this.mean())
+      : this.model.reconstruction(index);
+    this.ask();
+    this.show();
+    this.traversal?.show();
+    this.redraw();
+  }
+
+  ask() {
+    this.asked += 1;
+    if (!this.live || !this.ready) return;
+    this.worker.postMessage({ kind: "ask", id: this.asked, x: this.x, q: this.q });
+  }
+
+  refine() {
+    if (!this.live) {
+      this.refined = { picture: this.model.picture("refined", this.index) };
+      this.show();
+      this.redraw();
+      return;
+    }
+    if (!this.ready || this.numbers.kl === undefined) return;
+    this.settled = false;
+    this.asked += 1;
+    const question = { id: this.asked, x: this.x, q: this.q, steps: REFINE_STEPS, pace: PACE };
+    this.worker.postMessage({ kind: "refine", ...question });
+    this.show();
+  }
+
+  /** z where ε = 0: the place of the datum on the map, and what its reconstruction is made of. */
+  mean() {
+    if (this.live) return Float64Array.from(this.q.atNoise(new Float64Array(this.model.D)).z);
+    const { D } = this.model;
+    return this.arrays[this.spec.examples.mean].subarray(this.index * D, (this.index + 1) * D);
+  }
+
+  decode(z) {
+    return this.live || this.model.D === 2 ? this.model.decode(z) : null;
+  }
+
+  truthPicture() {
+    if (this.live) return this.level;
+    return this.model.has("truth") ? this.model.picture("truth", this.index) : null;
+  }
+
+  exampleName(index) {
+    const { examples, classes } = this.spec;
+    const label = examples.label === null ? -1 : this.arrays[examples.label][index];
+    return `test datum ${index}${label >= 0 ? `, class ${classes[label]}` : ""}`;
+  }
+
+  input() {
+    const { spec } = this;
+    const list = element("examples");
+    const x = this.arrays[spec.examples.x];
+    for (let n = 0; n < spec.examples.count; n++) {
+      const button = document.createElement("button");
+      button.dataset.index = n;
+      button.title = this.exampleName(n);
+      if (spec.shape.kind === "image") {
+        button.append(thumbnail(spec.shape, datum(x, n, this.model.P), button.title));
+      } else {
+        button.textContent = spec.examples.names?.[n] ?? String(n);
+      }
+      button.addEventListener("click", () => this.choose(n));
+      list.append(button);
+    }
+    const drawable = this.live && spec.pad;
+    element("pad").classList.toggle("drawable", drawable);
+    element("pad-buttons").hidden = !drawable;
+    if (!drawable) return;
+    element("pad").tabIndex = 0;
+    this.pad = new Pad(element("pad"), spec.shape, spec.binary, (x) => this.take(x, null));
+    element("clear").addEventListener("click", () => this.pad.clear());
+  }
+
+  /** What is not a plane: x, its reconstruction, the numbers. */
+  show() {
+    const { shape } = this.spec;
+    if (!this.pad) {
+      drawDatum(element("pad"), shape, this.x, shape.kind === "image" ? null : this.reconstructed);
+    }
+    if (shape.kind === "image") drawDatum(element("reconstruction"), shape, this.reconstructed);
+    const { elbo, logProb, kl, bound, draws } = this.numbers;
+    const refined = this.live
+      ? this.refined && logProb - this.refined.elbo
+      : this.refined && this.numbers.refinedKl;
+    const rows = [
+      ["ELBO", elbo], ["log p(x)", logProb], ["KL(q ‖ p(z|x))", kl],
+      [`bound of ${draws} draws`, bound], ["KL, refined", refined],
+    ];
+    element("numbers").replaceChildren(
+      ...rows
+        .filter(([, value]) => value !== undefined && value !== null)
+        .map(([name, value]) => {
+          const row = document.createElement("tr");
+          const head = document.createElement("th");
+          head.textContent = name;
+          const cell = document.createElement("td");
+          cell.textContent = `${this.settled ? "" : "≈ "}${nats(value)} nats`;
+          row.append(head, cell);
+          return row;
+        }),
+    );
+    const step = this.refined?.step;
+    element("refine-step").textContent =
+      step === undefined ? "" : `step ${step} of ${REFINE_STEPS}`;
+    document.body.dataset.settled = String(this.settled);
+  }
+
+  /** Draw the planes with the next frame. */
+  redraw() {
+    if (this.changed) return;
+    this.changed = true;
+    requestAnimationFrame(() => {
+      this.changed = false;
+      this.posterior?.draw();
+      this.map?.draw();
+    });
+  }
+}
+
+function start() {
+  const text = (id) => element(id).textContent;
+  const bytes = Uint8Array.from(atob(text("bytes")), (c) => c.charCodeAt(0));
+  window.flowvaeExplorer = new Page(JSON.parse(text("spec")), bytes);
+}
+
+start();

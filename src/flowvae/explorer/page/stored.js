@@ -1,0 +1,86 @@
+// A model that is not computed in the page: what it says of some test data was stored.
+
+import { datum } from "./model.js";
+
+export class StoredModel {
+  constructor(spec, arrays) {
+    const { stored } = spec;
+    this.D = spec.latent_dim;
+    this.P = spec.data_dim;
+    this.stored = stored;
+    this.arrays = arrays;
+    this.layers = stored.layers;
+    this.part = (name, index) => {
+      const { array, shape } = stored[name];
+      const size = shape.reduce((a, b) => a * b, 1);
+      return arrays[array].subarray(index * size, (index + 1) * size);
+    };
+  }
+
+  has(name) {
+    return this.stored[name] !== undefined;
+  }
+
+  numbers(index) {
+    return this.stored.numbers[index];
+  }
+
+  /** z (M, M, 2) and log q of the mesh after the layer of that place in `layers`. */
+  mesh(index, place) {
+    const M2 = this.stored.mesh_side ** 2;
+    const z = this.part("mesh_z", index);
+    const logQ = this.part("mesh_log_q", index);
+    return {
+      z: z.subarray(place * M2 * 2, (place + 1) * M2 * 2),
+      logQ: logQ.subarray(place * M2, (place + 1) * M2),
+    };
+  }
+
+  /** Draws of q (S, D). */
+  draws(index) {
+    return this.part("draws", index);
+  }
+
+  /** log p(z|x) or log q refined, relative to its peak, on the window of the truth. */
+  picture(name, index) {
+    const [left, bottom, right, top] = this.part("window", index);
+    const side = this.stored.truth_side;
+    return {
+      low: [left, bottom], high: [right, top], shape: [side, side],
+      values: this.part(name, index),
+    };
+  }
+
+  reconstruction(index) {
+    return datum(this.arrays[this.stored.reconstructions.array], index, this.P);
+  }
+
+  /** E[x|z] of n points where D = 2: that of the nearest point of a grid. */
+  decode(z) {
+    const { array, side, low, high } = this.stored.decoded;
+    const n = z.length / 2;
+    const found = new Float32Array(n * this.P);
+    for (let s = 0; s < n; s++) {
+      const cell = [0, 1].map((i) => {
+        const place = Math.floor(((z[2 * s + i] - low[i]) / (high[i] - low[i])) * side);
+        return Math.max(0, Math.min(side - 1, place));
+      });
+      found.set(datum(this.arrays[array], cell[0] * side + cell[1], this.P), s * this.P);
+    }
+    return found;
+  }
+
+  /** Images along stored directions from a datum's mean: {names, steps, values}. */
+  traversals(index) {
+    const { array, names, steps } = this.stored.traversals;
+    const each = names.length * steps.length;
+    const values = [];
+    for (let i = 0; i < each; i++) values.push(datum(this.arrays[array], index * each + i, this.P));
+    return { names, steps, values };
+  }
+
+  priorSamples() {
+    const { array, count } = this.stored.prior;
+    return Array.from({ length: count }, (_, i) => datum(this.arrays[array], i, this.P));
+  }
+}

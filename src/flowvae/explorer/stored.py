@@ -1,0 +1,201 @@
+"""What is kept of a model that the page does not compute: its answers for some test data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowvae.distributions import FlowDistribution, LatentDistribution
+from flowvae.evaluation import quadrature, uniform_grid
+from flowvae.explorer.arrays import Arrays
+from flowvae.figures.posterior import chosen_layers, square_around
+from flowvae.vae import VAE, RefinedVAE
+
+__all__ = ["stored_answers", "traversal_steps"]
+
+_MESH, _REACH = 33, 4.0
+_CELLS = 64  # along a side of a picture
+_SEEN = -7.0  # log of the part of the peak that a picture is to hold
+_NOTHING = -80.0
+_LIMITS: dict[str, Any] = {"tolerance": 2e-3, "most_cells": 2**14}
+_DRAWS = 1000
+_BOUND_DRAWS = 512
+_PRIOR_DRAWS = 10
+_DECODED_BYTES = 1_500_000
+_MOST_DIRECTIONS = 6
+_MOST_LAYERS = 8
+
+traversal_steps = [-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0]
+
+
+def stored_answers(
+    model: VAE,
+    x: Tensor,
+    means: Tensor,
+    directions: dict[str, Any],
+    box: tuple[Tensor, Tensor],
+    image: bool,
+    arrays: Arrays,
+) -> dict[str, Any]:
+    """Posteriors, reconstructions, traversals and figures of data x (N, P)."""
+    device = x.device
+    reconstructions = model.decode(means).mean
+    prior = model.sample(_PRIOR_DRAWS, torch.Generator(device).manual_seed(0))
+    found: dict[str, Any] = {
+        "layers": [0],
+        "num_flows": 0,
+        "reconstructions": {"array": arrays.add_shown(reconstructions, image)},
+        "prior": {"array": arrays.add_shown(prior, image), "count": len(prior)},
+        "traversals": _traversals(model, means, directions, image, arrays),
+    }
+    if model.latent_dim == 2:
+        found |= _planes(model, x, arrays)
+        found["decoded"] = _decoded(model, box, image, arrays)
+    else:
+        found["numbers"] = _bounds(model, x)
+    return found
+
+
+def _bounds(model: VAE, x: Tensor) -> list[dict[str, float]]:
+    def generator() -> torch.Generator:
+        return torch.Generator(x.device).manual_seed(0)
+
+    elbo = model.elbo(x, _BOUND_DRAWS, generator()).tolist()
+    bound = model.iw_bound(x, _BOUND_DRAWS, generator()).tolist()
+    return [
+        {"elbo": one, "bound": other, "draws": _BOUND_DRAWS}
+        for one, other in zip(elbo, bound, strict=True)
+    ]
+
+
+def _traversals(
+    model: VAE, means: Tensor, directions: dict[str, Any], image: bool, arrays: Arrays
+) -> dict[str, Any]:
+    vectors = directions["vectors"][:_MOST_DIRECTIONS].to(means)
+    scales = torch.tensor(directions["scales"][:_MOST_DIRECTIONS]).to(means)
+    steps = torch.tensor(traversal_steps).to(means)
+    moves = (scales[:, None] * vectors)[:, None] * steps[:, None]  # (directions, steps, D)
+    z = means[:, None, None] + moves
+    values = torch.cat(
+        [model.decode(part).mean for part in z.flatten(0, -2).split(model.draws_at_once())]
+    )
+    return {
+        "array": arrays.add_shown(values, image),
+        "names": directions["names"][:_MOST_DIRECTIONS],
+        "steps": traversal_steps,
+    }
+
+
+def _decoded(model: VAE, box: tuple[Tensor, Tensor], image: bool, arrays: Arrays) -> dict[str, Any]:
+    """E[x|z] over the inner half of the box: where prior and data lie."""
+    low, high = box
+    low, high = low + (high - low) / 4, high - (high - low) / 4
+    each = model.data_dim * (1 if image else 4)
+    side = max(4, min(32, int((_DECODED_BYTES / each) ** 0.5)))
+    axes = [low[i] + (high[i] - low[i]) * (torch.arange(side) + 0.5).to(low) / side for i in (0, 1)]
+    z = torch.cartesian_prod(*axes)
+    values = torch.cat([model.decode(part).mean for part in z.split(model.draws_at_once())])
+    return {
+        "array": arrays.add_shown(values, image),
+        "side": side,
+        "low": low.tolist(),
+        "high": high.tolist(),
+    }
+
+
+def _planes(model: VAE, x: Tensor, arrays: Arrays) -> dict[str, Any]:
+    q = model.posterior(x)
+    K = q.num_flows if isinstance(q, FlowDistribution) else 0
+    layers = chosen_layers(K)
+    layers = layers[:: -(-len(layers) // _MOST_LAYERS)]
+    layers = layers if layers[-1] == K else [*layers, K]
+    draws = q.rsample((_DRAWS,), torch.Generator(x.device).manual_seed(0)).transpose(0, 1)
+    found: dict[str, Any] = {
+        "num_flows": K,
+        "layers": layers,
+        "draws": {"array": arrays.add(draws), "shape": [_DRAWS, 2]},
+    }
+    mesh = _mesh(q, layers)
+    if mesh is not None:
+        z, log_q = mesh
+        found |= {
+            "mesh_side": _MESH,
+            "mesh_z": {"array": arrays.add(z), "shape": list(z.shape[1:])},
+            "mesh_log_q": {"array": arrays.add(log_q), "shape": list(log_q.shape[1:])},
+        }
+    last = draws if mesh is None else mesh[0][:, -1]
+    density = torch.ones_like(last[..., 0]) if mesh is None else mesh[1][:, -1].exp()
+    return found | _truths(model, x, last, density, arrays)
+
+
+def _mesh(q: LatentDistribution, layers: list[int]) -> tuple[Tensor, Tensor] | None:
+    """z (N, L, M, M, 2) and log q (N, L, M, M) after each of some layers."""
+    N = q.batch_shape[0]
+    axis = torch.linspace(-_REACH, _REACH, _MESH)
+    eps = torch.cartesian_prod(axis, axis)[:, None].expand(-1, N, -1)
+    found = []
+    for k in layers:
+        part = q.first(k) if isinstance(q, FlowDistribution) else q
+        try:
+            z, log_base, ladj = part.at_noise(eps.to(q.rsample().device))
+        except NotImplementedError:
+            return None
+        found.append((z.transpose(0, 1), (log_base - ladj).T))
+    z, log_q = (torch.stack(each, 1) for each in zip(*found, strict=True))
+    shape = (N, len(layers), _MESH, _MESH)
+    return z.reshape(*shape, 2), log_q.reshape(shape)
+
+
+def _truths(model: VAE, x: Tensor, last: Tensor, density: Tensor, arrays: Arrays) -> dict[str, Any]:
+    """p(z|x) and the refined q on a window each, and the figures of quadrature."""
+    refined = RefinedVAE(model)
+    better = refined.posterior(x)
+    exact = quadrature(model, x, keep=True, **_LIMITS)
+    after = quadrature(refined, x, **_LIMITS)
+    assert exact.posterior is not None  # noqa: S101
+    pictures, fitted, windows = [], [], []
+    for n, (cells, log_p, _) in enumerate(exact.posterior):
+        seen = [cells[log_p > log_p.max() + _SEEN], last[n][density[n] > 0.01 * density[n].max()]]
+        low, high = square_around(torch.cat([part.reshape(-1, 2) for part in seen]))
+        z, _ = uniform_grid(low, high, _CELLS)
+        windows.append(torch.cat([low, high]))
+        pictures.append(_picture(cells, log_p - log_p.max(), z))
+        log_q = better.log_prob(z[:, None].expand(-1, len(x), -1))[:, n]
+        fitted.append((log_q - log_q.max()).clamp(min=_NOTHING))
+    numbers = []
+    for n in range(len(x)):
+        kl = None if exact.kl is None else exact.kl[n].item()
+        log_prob = exact.log_prob[n].item()
+        numbers.append(
+            {
+                "logProb": log_prob,
+                "kl": kl,
+                "elbo": None if kl is None else log_prob - kl,
+                "refinedKl": None if after.kl is None else after.kl[n].item(),
+            }
+        )
+    shape = [_CELLS, _CELLS]
+    return {
+        "truth_side": _CELLS,
+        "truth": {"array": arrays.add(torch.stack(pictures)), "shape": shape},
+        "refined": {"array": arrays.add(torch.stack(fitted)), "shape": shape},
+        "window": {"array": arrays.add(torch.stack(windows)), "shape": [4]},
+        "numbers": numbers,
+    }
+
+
+def _picture(cells: Tensor, log_p: Tensor, z: Tensor) -> Tensor:
+    """Log-densities at places z (G, 2) by the cells of a quadrature that hold them."""
+    # All cells are of one level: neighbours are one width apart.
+    width = torch.stack([cells[:, i].unique().diff().min() for i in (0, 1)])
+    first = cells.amin(0)
+    place = ((cells - first) / width).round().long()
+    side = place.amax(0) + 1
+    values = log_p.new_full(tuple(side.tolist()), _NOTHING)
+    values[place[:, 0], place[:, 1]] = log_p.clamp(min=_NOTHING)
+    asked = ((z - first) / width).round().long()
+    inside = ((asked >= 0) & (asked < side)).all(-1)
+    asked = asked.clamp(min=torch.zeros_like(side), max=side - 1)
+    return torch.where(inside, values[asked[:, 0], asked[:, 1]], _NOTHING)
