@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from flowvae.outputs import encode, reconstruct, sample
     from flowvae.reproduction.reproduce import reproduce
     from flowvae.runs import Run, load, open_run
+    from flowvae.traversal import interpolate, traverse
     from flowvae.vae import VAE, ElboTerms, build_vae
 
 __version__ = "0.1.0"
@@ -36,6 +37,7 @@ __all__ = [
     "encode",
     "evaluate",
     "evaluate_full",
+    "interpolate",
     "load",
     "load_config",
     "open_run",
@@ -45,6 +47,7 @@ __all__ = [
     "resume",
     "sample",
     "train",
+    "traverse",
 ]
 
 _HOME = {
@@ -56,6 +59,7 @@ _HOME = {
     **dict.fromkeys(["encode", "reconstruct", "sample"], "flowvae.outputs"),
     "reproduce": "flowvae.reproduction.reproduce",
     **dict.fromkeys(["Run", "load", "open_run"], "flowvae.runs"),
+    **dict.fromkeys(["interpolate", "traverse"], "flowvae.traversal"),
     **dict.fromkeys(["VAE", "ElboTerms", "build_vae"], "flowvae.vae"),
 }
 

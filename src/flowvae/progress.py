@@ -1,4 +1,4 @@
-"""What a person sees while it runs: a live line on a terminal or in a notebook, else plain lines."""
+"""What a person sees while it runs: a live line on a terminal or in a notebook, or plain lines."""
 
 from __future__ import annotations
 

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from flowvae.data import Split
 from flowvae.distributions import FlowDistribution
 from flowvae.errors import UserError
 from flowvae.evaluation import encode_split
@@ -73,7 +72,7 @@ def _learning_curves(run: Run) -> Figure:
 
 
 def _latent_space(run: Run) -> Figure:
-    scattered = _at_most(run.dataset.test, _MOST_POINTS)
+    scattered = run.dataset.test.at_most(_MOST_POINTS)
     return latent_scatter(
         encode_split(run.model, scattered, run.generator(0))[0].numpy(),
         None if scattered.labels is None else scattered.labels.numpy(),
@@ -141,18 +140,9 @@ _PICTURES = {
 
 def _some_data(run: Run) -> torch.Tensor:
     """At most 16 test data, (n, P), where the model is."""
-    x = _at_most(run.dataset.test, 16).values()
+    x = run.dataset.test.at_most(16).values()
     return x.to(next(run.model.parameters()).device)
 
 
 def _as_images(run: Run, x: torch.Tensor) -> np.ndarray:
     return x.cpu().reshape(-1, *run.model.data_shape).numpy()
-
-
-def _at_most(split: Split, count: int) -> Split:
-    """The split, or as many of its data, evenly over it."""
-    if len(split) <= count:
-        return split
-    chosen = torch.linspace(0, len(split) - 1, count, dtype=torch.float64).round().long()
-    labels = None if split.labels is None else split.labels[chosen]
-    return Split(split.values(chosen), labels)
