@@ -30,7 +30,7 @@ def traversal_figure(
     """
     title, unit = "Decoder means along directions of latent space", "offset in deviations"
     if is_image(values.shape[2:]):
-        return image_rows(values, names, [f"{o:+.3g}" for o in offsets], title, unit)
+        return image_rows(values, names, [f"{o:.3g}" for o in offsets], title, unit)
     wide = min(len(names), 3)
     rows = -(-len(names) // wide)
     figure = new_figure(4.6 * wide, 3.2 * rows + 0.4)
