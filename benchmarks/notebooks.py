@@ -3,7 +3,8 @@
     python -m benchmarks.notebooks             # all of docs/notebooks, some minutes
     python -m benchmarks.notebooks own_data    # one
 
-Needs `pip install "flowvae[test]"`. `tests/product/test_notebooks.py` runs the same cells with fewer epochs.
+Needs `pip install "flowvae[test]"`. `tests/product/test_notebooks.py` runs the same cells with
+fewer epochs.
 """
 
 from __future__ import annotations

@@ -65,6 +65,8 @@ def image_rows(
     """
     rows, columns = images.shape[:2]
     flat = _channels_last(images.reshape(rows * columns, *images.shape[2:]))
+    # A white line between neighbours, whose backgrounds differ.
+    flat = np.pad(flat, ((0, 0), (0, 1), (0, 1), *[(0, 0)] * (flat.ndim - 3)), constant_values=1)
     height, width = flat.shape[1:3]
     inches = min(1.0, 14 / columns)
     figure = new_figure(inches * columns + 1.2, inches * rows * height / width + 0.9)
