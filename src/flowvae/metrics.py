@@ -43,9 +43,10 @@ class Metrics(list[dict[str, float]]):
         Raises:
             UserError: there is no column of this name.
         """
+        if isinstance(index, slice):
+            return Metrics(super().__getitem__(index))
         if not isinstance(index, str):
-            found = super().__getitem__(index)
-            return Metrics(found) if isinstance(index, slice) else found
+            return super().__getitem__(index)
         if index not in self.columns:
             there = ", ".join(self.columns) or "none: no epoch has ended"
             raise UserError(f"metrics: expected a column of {there}; got {index!r}")

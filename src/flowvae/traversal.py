@@ -163,19 +163,19 @@ def traverse(
         raise UserError(f"unit: expected prior or aggregate, got {shown(unit)}")
     suffix = None if out is None else _suffix(out, ".png", ".npz")
     run = opened(run, device, data)
-    generator = run.generator(seed)
     prior = run.model.prior()
     if start is None:
-        z_0 = _mean(prior, generator)
+        z_0 = _mean(prior, run.generator(seed))
     else:
-        z_0 = _mean(run.model.posterior(_datum(run, "start", start)), generator)[0]
+        z_0 = _mean(run.model.posterior(_datum(run, "start", start)), run.generator(seed))[0]
+    # Draws of their own: directions and deviations do not depend on the start.
     aggregate = None
     if unit == "aggregate" or (isinstance(directions, str) and directions == "principal"):
-        aggregate = _aggregate_covariance(run, generator)
+        aggregate = _aggregate_covariance(run, run.generator(seed))
     v, names = _unit_vectors(directions, run.model.latent_dim, aggregate)
     v, names = v[:num], names[:num]
     spread = aggregate if unit == "aggregate" else None
-    spread = _covariance(prior, generator) if spread is None else spread
+    spread = _covariance(prior, run.generator(seed)) if spread is None else spread
     deviations = np.sqrt(np.einsum("nd,de,ne->n", v, spread, v))
     offsets = np.linspace(-reach, reach, steps)
     moves = offsets[:, None] * (deviations[:, None] * v)[:, None]
