@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: train test test-fast lint docs docs-serve results bench gpu wheels clean help
+.PHONY: train test test-fast lint docs docs-serve notebooks results bench gpu wheels clean help
 
 help:
 	@echo "make train      train the tutorial's model on MNIST, evaluate it, draw its pictures"
@@ -12,6 +12,7 @@ help:
 	@echo "make test-fast  the suite without its slow tests"
 	@echo "make lint       style and types"
 	@echo "make docs       build the documentation, strictly, into site/"
+	@echo "make notebooks  run the notebooks of the documentation and keep their outputs"
 	@echo "make bench      the operators' speed beside their peers', with table and plot under docs/"
 	@echo "make gpu        on a machine with a CUDA GPU: its tests and speeds, into runs/gpu"
 	@echo "make wheels     what such a machine may lack, into wheels/ (for GPU_PYTHON=3.12)"
@@ -52,6 +53,10 @@ docs: $(VENV)/.dev
 docs-serve: $(VENV)/.dev
 	$(BIN)/python -m mkdocs serve
 
+# Runs the notebooks of the documentation and keeps their outputs.
+notebooks: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.notebooks $(ARGS)
+
 results: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.presets $(ARGS)
 
@@ -75,4 +80,4 @@ wheels: $(VENV)/.train
 	  --platform manylinux2014_x86_64 --dest wheels $(WHEELS)
 
 clean:
-	rm -rf $(VENV) site dist build .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) site dist build .cache .pytest_cache .ruff_cache .hypothesis

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from flowvae.outputs import encode, reconstruct, sample
     from flowvae.reproduction.reproduce import reproduce
     from flowvae.runs import Run, load, open_run
+    from flowvae.traversal import interpolate, traverse
     from flowvae.vae import VAE, ElboTerms, build_vae
 
 __version__ = "0.1.0"
@@ -38,6 +39,7 @@ __all__ = [
     "evaluate",
     "evaluate_full",
     "explore",
+    "interpolate",
     "load",
     "load_config",
     "open_run",
@@ -47,6 +49,7 @@ __all__ = [
     "resume",
     "sample",
     "train",
+    "traverse",
 ]
 
 _HOME = {
@@ -59,6 +62,7 @@ _HOME = {
     **dict.fromkeys(["encode", "reconstruct", "sample"], "flowvae.outputs"),
     "reproduce": "flowvae.reproduction.reproduce",
     **dict.fromkeys(["Run", "load", "open_run"], "flowvae.runs"),
+    **dict.fromkeys(["interpolate", "traverse"], "flowvae.traversal"),
     **dict.fromkeys(["VAE", "ElboTerms", "build_vae"], "flowvae.vae"),
 }
 

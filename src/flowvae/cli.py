@@ -23,6 +23,7 @@ from flowvae.commands.options import (
 )
 from flowvae.commands.reproduce import reproduce
 from flowvae.commands.train import train
+from flowvae.commands.walks import interpolate, traverse
 from flowvae.config import PRESETS, resolve_config
 from flowvae.config.flags import data_options
 from flowvae.console import run_command
@@ -271,6 +272,8 @@ def presets(name: str | None) -> None:
 cli.add_command(train)
 cli.add_command(reproduce)
 cli.add_command(explore)
+cli.add_command(traverse)
+cli.add_command(interpolate)
 
 
 def _picture_or_arrays(

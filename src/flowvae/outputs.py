@@ -16,7 +16,7 @@ from flowvae.files import replacing, write_csv
 from flowvae.runs import Run, RunLike, opened
 from flowvae.vae import VAE, RefinedVAE
 
-__all__ = ["encode", "reconstruct", "sample"]
+__all__ = ["decoded_means", "encode", "reconstruct", "sample"]
 
 
 @torch.no_grad()
@@ -135,6 +135,14 @@ def encode(
         columns = [*found["z"].T, *(value for name, value in found.items() if name != "z")]
         write_csv(out, header, list(zip(*(column.tolist() for column in columns), strict=True)))
     return found
+
+
+@torch.no_grad()
+def decoded_means(model: VAE, z: torch.Tensor) -> torch.Tensor:
+    """The means of p(x|z) at z (..., D), as (..., P) on the CPU; not many are decoded at once."""
+    parts = z.reshape(-1, z.shape[-1]).split(model.draws_at_once())
+    means = torch.cat([model.decode(part).mean.cpu() for part in parts])
+    return means.reshape(*z.shape[:-1], -1)
 
 
 def _refined(run: Run, steps: int) -> VAE:

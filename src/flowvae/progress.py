@@ -1,12 +1,14 @@
-"""What a person sees while it runs: a live line on a terminal, plain lines elsewhere."""
+"""What a person sees while it runs: a live line on a terminal or in a notebook, or plain lines."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from rich import progress
 from rich.console import Console
@@ -45,6 +47,7 @@ class Progress:
         enabled: bool = True,
     ) -> None:
         self._console = Console(stderr=True, quiet=not enabled, highlight=False)
+        self._notebook = _NotebookLine() if enabled and self._console.is_jupyter else None
         self._live = enabled and (self._console.is_terminal or self._console.is_jupyter)
         self._wide = self._console.width >= 130
         self._epochs = config.training.epochs
@@ -74,9 +77,12 @@ class Progress:
         self._test = ""
 
     def __enter__(self) -> Progress:
+        self._start = self._shown = time.perf_counter()
+        if self._notebook is not None:
+            self._in_notebook(f"epoch 1/{self._epochs}  …")
+            return self
         self._console.print(self._heading, soft_wrap=True)
         self._console.print(f"Run folder: {self._folder}", soft_wrap=True)
-        self._start = self._shown = time.perf_counter()
         if self._live:
             self._bar.start()
         return self
@@ -87,8 +93,13 @@ class Progress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._live:
+        if self._live and self._notebook is None:
             self._bar.stop()
+
+    def _in_notebook(self, line: str) -> None:
+        """Heading, folder and one line, in place of what was shown of this training."""
+        if self._notebook is not None:
+            self._notebook.show(f"{self._heading}\nRun folder: {self._folder}\n{line}")
 
     def step(self, epoch: int, means: RunningMeans) -> None:
         """After each step; a few times a second the live line is drawn anew."""
@@ -97,25 +108,28 @@ class Progress:
         if not self._live or now - self._shown < _REFRESH_SECONDS:
             return
         self._shown = now
-        found = means.read()
-        self._bar.update(
-            self._task,
-            completed=self._done,
-            description=f"epoch {epoch}/{self._epochs}",
-            terms=f"{self._elbo} {self._found(found)} · {self._pace()}",
-        )
+        description = f"epoch {epoch}/{self._epochs}"
+        terms = f"{self._elbo} {self._found(means.read())} · {self._pace()}"
+        if self._notebook is not None:
+            self._in_notebook(f"{description}  {terms}")
+            return
+        self._bar.update(self._task, completed=self._done, description=description, terms=terms)
         self._bar.refresh()
 
     def epoch(self, row: dict[str, float]) -> None:
         """After each epoch."""
         self._test = f" · test {row['test_elbo']:.2f}"
-        if not self._live:
-            train = {name.removeprefix("train_"): value for name, value in row.items()}
-            self._console.print(
-                f"epoch {row['epoch']:>3.0f}/{self._epochs}  {self._elbo}: train {_terms(train)}"
-                f"{self._test} · {self._pace()}",
-                soft_wrap=True,
-            )
+        if self._live and self._notebook is None:
+            return
+        train = {name.removeprefix("train_"): value for name, value in row.items()}
+        line = (
+            f"epoch {row['epoch']:>3.0f}/{self._epochs}  {self._elbo}: train {_terms(train)}"
+            f"{self._test} · {self._pace()}"
+        )
+        if self._notebook is not None:
+            self._in_notebook(line)
+        else:
+            self._console.print(line, soft_wrap=True)
 
     def _found(self, found: dict[str, float]) -> str:
         if self._wide:
@@ -131,16 +145,59 @@ class Progress:
     @contextmanager
     def bar(what: str, total: float, enabled: bool = True) -> Iterator[Callable[[float], None]]:
         """A bar with the time left for other long work; gives the function to call with the amount
-        done. Where there is no terminal, a line now and then.
+        done. Where there is no terminal, a line now and then; in a notebook one that changes.
         """
         console = Console(stderr=True, quiet=not enabled, highlight=False)
-        if not (enabled and (console.is_terminal or console.is_jupyter)):
+        if enabled and console.is_jupyter:
+            with _notebook_bar(what, total) as advance:
+                yield advance
+            return
+        if not (enabled and console.is_terminal):
             console.print(f"{what} …")
             yield _plain_lines(console, what, total)
             return
         with progress.Progress(console=console, transient=True) as shown:
             task = shown.add_task(what, total=total)
             yield lambda count: shown.advance(task, count)
+
+
+class _NotebookLine:
+    """One output of a notebook's cell, whose text is replaced: rich would print it anew each time.
+
+    The notebook keeps the last text, with or without somebody watching.
+    """
+
+    def __init__(self) -> None:
+        self._output: Any = None
+
+    def show(self, text: str) -> None:
+        content = {"text/plain": text}
+        if self._output is None:
+            # A notebook has IPython; flowvae does not need it.
+            display = import_module("IPython.display").display
+            self._output = display(content, raw=True, display_id=True)
+        else:
+            self._output.update(content, raw=True)
+
+
+@contextmanager
+def _notebook_bar(what: str, total: float) -> Iterator[Callable[[float], None]]:
+    line = _NotebookLine()
+    start = shown = time.perf_counter()
+    done = 0.0
+    line.show(f"{what} …")
+
+    def advance(amount: float) -> None:
+        nonlocal done, shown
+        done += amount
+        now = time.perf_counter()
+        if now - shown >= _REFRESH_SECONDS and 0 < done < total:
+            shown = now
+            left = (now - start) * (total - done) / done
+            line.show(f"{what}: {done / total:.0%} · {_clock(left)} left")
+
+    yield advance
+    line.show(f"{what}: done in {_clock(time.perf_counter() - start)}")
 
 
 def _plain_lines(console: Console, what: str, total: float) -> Callable[[float], None]:

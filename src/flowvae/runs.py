@@ -8,7 +8,7 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from pydantic import BaseModel, Field, ValidationError
@@ -26,9 +26,13 @@ from flowvae.evaluation import Evaluation
 from flowvae.files import write_bytes, write_csv, write_json, write_text
 from flowvae.likelihoods import Measure, measure_of
 from flowvae.likelihoods.support import check_support
+from flowvae.metrics import Metrics, read_metrics
 from flowvae.processes import is_first, process_count
 from flowvae.run_folders import check_trust
 from flowvae.vae import VAE, build_vae
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = [
     "MODEL_FILE",
@@ -70,6 +74,12 @@ class Run:
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from flowvae.notebook import run_html
+
+        return run_html(self)
 
     @property
     def dataset(self) -> Dataset:
@@ -116,18 +126,25 @@ class Run:
             raise UserError(f"run: {file} is corrupt: {error}") from None
 
     @property
-    def metrics(self) -> list[dict[str, float]]:
-        """The rows of ``metrics.csv``: one an epoch."""
-        file = self.path / "metrics.csv"
-        if not file.exists():
-            return []
-        try:
-            header, *rows = [
-                line.split(",") for line in file.read_text(encoding="utf-8").splitlines()
-            ]
-            return [dict(zip(header, map(float, row), strict=True)) for row in rows]
-        except ValueError as error:
-            raise UserError(f"run: {file} is corrupt: {error}") from None
+    def metrics(self) -> Metrics:
+        """The rows of ``metrics.csv``, one an epoch: see :class:`flowvae.metrics.Metrics`."""
+        return read_metrics(self.path / "metrics.csv")
+
+    def figure(self, name: str) -> Figure:
+        """One of the pictures of ``flowvae figures``, drawn anew and not written.
+
+        Args:
+            name: see :func:`flowvae.figures.picture_names` for those that this run allows.
+
+        Returns:
+            A matplotlib ``Figure``, which a notebook shows.
+
+        Raises:
+            UserError: no picture has this name, or this run does not allow it.
+        """
+        from flowvae.figures import draw_picture
+
+        return draw_picture(self, name)
 
     def generator(self, seed: int) -> torch.Generator:
         """For draws where the model is."""

@@ -31,3 +31,13 @@ def test_statistics(array, expected):
     found = Dataset.from_arrays(array, array).statistics
     assert (found.low, found.high) == pytest.approx(expected[:2])
     assert (found.integer, found.binary, found.eight_bit) == expected[2:]
+
+
+def test_at_most_so_many_evenly_over_the_split():
+    rows = np.arange(101, dtype=np.float32)[:, None]
+    split = Dataset.from_arrays(rows, rows, np.arange(101), np.arange(101)).test
+    some = split.at_most(5)
+    assert some.values()[:, 0].tolist() == [0, 25, 50, 75, 100]
+    assert some.labels is not None
+    assert some.labels.tolist() == [0, 25, 50, 75, 100]
+    assert split.at_most(101) is split

@@ -5,11 +5,12 @@ from __future__ import annotations
 import matplotlib.image
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 import flowvae
 from flowvae.config import resolve_config
 from flowvae.data import Dataset
-from flowvae.figures import image_grid, save_figure
+from flowvae.figures import image_grid, picture_names, save_figure
 from flowvae.runs import Run
 
 
@@ -45,3 +46,32 @@ def test_one_epoch_has_learning_curves_too(run):
 
 def test_a_single_image(tmp_path):
     assert save_figure(image_grid(np.zeros((1, 3, 4))), tmp_path / "a.png").exists()
+
+
+def test_the_names_are_those_of_the_files(run):
+    files = {path.stem for path in run.figures.glob("*.png")}
+    assert set(picture_names(run)) == files
+    for name in picture_names(run):
+        assert isinstance(run.figure(name), Figure)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "options", "complaint"),
+    [
+        ("nosuch", (6, 5), {}, "expected one of latent_space, reconstructions, samples, "),
+        ("learning_curves", (6, 5), {}, "learning_curves needs a finished epoch, got none"),
+        ("samples", (7,), {}, r"samples needs images, got data of shape \(7,\)"),
+        ("reconstructions", (2, 3, 4), {}, r"needs images, got data of shape \(2, 3, 4\)"),
+        ("latent_grid", (6, 5), {"latent_dim": 3}, "needs two latent dimensions, got D = 3"),
+        ("posterior", (6, 5), {"latent_dim": 1}, "needs two latent dimensions, got D = 1"),
+        ("posterior", (6, 5), {"posterior": "gaussian"}, "needs a flow, got a DiagonalGaussian"),
+    ],
+)
+def test_a_picture_that_there_is_not_is_one_line(name, shape, options, complaint, tmp_path):
+    config = resolve_config(hidden_dims=(4,), **options)
+    data = Dataset.from_arrays(np.zeros((4, *shape)), np.zeros((4, *shape)))
+    run = Run(tmp_path, config, flowvae.build_vae(config, shape), data)
+    with pytest.raises(flowvae.UserError, match=complaint) as error:
+        run.figure(name)
+    assert all(there in str(error.value) for there in picture_names(run))
+    assert list(tmp_path.iterdir()) == []

@@ -13,7 +13,7 @@ ENTRY = re.compile(r"^::: (\S+)\n(?:    options:\n      members: \[(.*?)\])?", r
 PUBLIC = [
     *("api", "config", "data", "distributions", "errors", "evaluation", "figures", "flows"),
     *("likelihoods", "networks", "objectives", "posteriors", "priors", "registry", "training"),
-    *("outputs", "vae"),
+    *("metrics", "notebook", "outputs", "traversal", "vae"),
 ]
 
 

@@ -98,6 +98,14 @@ class Split:
             chosen = self.data[index]
         return chosen.float().div_(255) if chosen.dtype == torch.uint8 else chosen
 
+    def at_most(self, count: int) -> Split:
+        """The split, or so many of its data, evenly over it: it may be sorted."""
+        if len(self) <= count:
+            return self
+        chosen = torch.linspace(0, len(self) - 1, count, dtype=torch.float64).round().long()
+        labels = None if self.labels is None else self.labels[chosen]
+        return Split(self.values(chosen), labels)
+
     def is_binary(self) -> bool:
         """Whether all values are 0 or 1."""
         return self._is_binary

@@ -42,13 +42,13 @@ def page_content(run: Run) -> tuple[dict[str, Any], str]:
     reason = why_not_live(model)
     image = is_image(model.data_shape)
 
-    scattered = _evenly(test, _SCATTERED)
+    scattered = test.at_most(_SCATTERED)
     z = encode_split(model, scattered, run.generator(0))[0].to(device)
     directions = _directions(z)
     wanted = _STORED if reason else _LIVE if D == 2 else _NEIGHBOURS
     least = 4 if reason else 20
     wanted = max(least, min(wanted, _EXAMPLE_BYTES // (model.data_dim * (1 if image else 4))))
-    examples = _evenly(test, wanted)
+    examples = test.at_most(wanted)
     x = examples.values().to(device)
     means = _means(model, x)
     box = latent_box(model, z[None])
@@ -104,14 +104,6 @@ def _about(run: Run) -> str:
         error = "" if elbo.standard_error is None else f" ± {elbo.standard_error:.2f}"
         parts.append(f"test ELBO {elbo.mean:.2f}{error} nats")
     return ", ".join(parts)
-
-
-def _evenly(split: Split, count: int) -> Split:
-    """At most ``count`` data, evenly over the split."""
-    count = min(count, len(split))
-    chosen = torch.linspace(0, len(split) - 1, count, dtype=torch.float64).round().long()
-    labels = None if split.labels is None else split.labels[chosen]
-    return Split(split.values(chosen), labels)
 
 
 def _means(model: VAE, x: Tensor) -> Tensor:

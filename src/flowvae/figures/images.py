@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -10,9 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from flowvae.figures.style import new_figure
+from flowvae.outputs import decoded_means
 from flowvae.vae import VAE
 
-__all__ = ["image_grid", "image_pairs", "is_image", "latent_grid"]
+__all__ = ["image_grid", "image_pairs", "image_rows", "is_image", "latent_grid"]
 
 
 def is_image(shape: tuple[int, ...]) -> bool:
@@ -50,6 +52,39 @@ def image_pairs(pair: tuple[np.ndarray, np.ndarray], columns: int = 8) -> Figure
     return figure
 
 
+def image_rows(
+    images: np.ndarray,
+    row_names: Sequence[str],
+    column_names: Sequence[str],
+    title: str,
+    label: str,
+) -> Figure:
+    """Images (rows, columns, *shape) in a table whose rows and columns have names.
+
+    ``label`` says what the names of the columns are.
+    """
+    rows, columns = images.shape[:2]
+    flat = _channels_last(images.reshape(rows * columns, *images.shape[2:]))
+    # A white line between neighbours, whose backgrounds differ.
+    flat = np.pad(flat, ((0, 0), (0, 1), (0, 1), *[(0, 0)] * (flat.ndim - 3)), constant_values=1)
+    height, width = flat.shape[1:3]
+    inches = min(1.0, 14 / columns)
+    figure = new_figure(inches * columns + 1.2, inches * rows * height / width + 0.9)
+    axes = figure.subplots()
+    _show(axes, _tile(flat, rows, columns))
+    axes.set_axis_on()
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    # Where there are many columns not each can be named.
+    every = range(0, columns, -(-columns // 16))
+    places = [(k + 0.5) * width - 0.5 for k in every]
+    axes.set_xticks(places, [column_names[k] for k in every], fontsize=8)
+    axes.set_yticks((np.arange(rows) + 0.5) * height - 0.5, list(row_names), fontsize=8)
+    axes.set_xlabel(label, fontsize=9)
+    axes.set_title(title, fontsize=10)
+    return figure
+
+
 @torch.no_grad()
 def latent_grid(model: VAE, points: int = 20) -> Figure:
     """Decoder means over a grid of z in quantiles of the prior N(0, I), D = 2."""
@@ -58,9 +93,7 @@ def latent_grid(model: VAE, points: int = 20) -> Figure:
     axis = torch.special.ndtri(quantiles).to(p)
     # z_1 grows to the right, z_2 upwards.
     z = torch.stack([axis.expand(points, points), axis.flip(0)[:, None].expand(points, points)], -1)
-    parts = z.reshape(-1, 2).split(model.draws_at_once())
-    means = torch.cat([model.decode(part).mean.cpu() for part in parts])
-    images = means.reshape(-1, *model.data_shape).numpy()
+    images = decoded_means(model, z).reshape(-1, *model.data_shape).numpy()
     images = _channels_last(images)
     height, width = images.shape[1:3]
     figure = new_figure(7.5, 7.5 * height / width + 0.3)

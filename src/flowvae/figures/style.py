@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ __all__ = ["BLUE", "DENSITY", "ORANGE", "class_colors", "new_figure", "save_figu
 
 BLUE, ORANGE = "#0072B2", "#D55E00"  # Okabe & Ito
 DENSITY = "viridis"
+_NOTEBOOK_DPI = 90  # a cell of a notebook is about a thousand pixels wide
 
 # Paul Tol's "muted" scheme, with black as the tenth.
 _MUTED = [
@@ -30,9 +32,19 @@ _RC: Any = {
 }
 
 
+class _ShownFigure(Figure):
+    """A figure that a notebook shows, as matplotlib's own is only once pyplot was imported."""
+
+    def _repr_png_(self) -> bytes:
+        shown = io.BytesIO()
+        with rc_context(_RC):
+            self.savefig(shown, dpi=_NOTEBOOK_DPI, format="png")
+        return shown.getvalue()
+
+
 def new_figure(width: float, height: float) -> Figure:
     """A figure in inches, independent of pyplot and its global state."""
-    return Figure(figsize=(width, height), layout="constrained")
+    return _ShownFigure(figsize=(width, height), layout="constrained")
 
 
 def save_figure(figure: Figure, path: str | Path) -> Path:
