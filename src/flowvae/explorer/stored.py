@@ -11,6 +11,7 @@ from flowvae.distributions import FlowDistribution, LatentDistribution
 from flowvae.evaluation import quadrature, uniform_grid
 from flowvae.explorer.arrays import Arrays
 from flowvae.figures.posterior import chosen_layers, square_around
+from flowvae.outputs import decoded_means
 from flowvae.vae import VAE, RefinedVAE
 
 __all__ = ["stored_answers", "traversal_steps"]
@@ -78,9 +79,7 @@ def _traversals(
     steps = torch.tensor(traversal_steps).to(means)
     moves = (scales[:, None] * vectors)[:, None] * steps[:, None]  # (directions, steps, D)
     z = means[:, None, None] + moves
-    values = torch.cat(
-        [model.decode(part).mean for part in z.flatten(0, -2).split(model.draws_at_once())]
-    )
+    values = decoded_means(model, z.flatten(0, -2))
     return {
         "array": arrays.add_shown(values, image),
         "names": directions["names"][:_MOST_DIRECTIONS],
@@ -96,9 +95,8 @@ def _decoded(model: VAE, box: tuple[Tensor, Tensor], image: bool, arrays: Arrays
     side = max(4, min(32, int((_DECODED_BYTES / each) ** 0.5)))
     axes = [low[i] + (high[i] - low[i]) * (torch.arange(side) + 0.5).to(low) / side for i in (0, 1)]
     z = torch.cartesian_prod(*axes)
-    values = torch.cat([model.decode(part).mean for part in z.split(model.draws_at_once())])
     return {
-        "array": arrays.add_shown(values, image),
+        "array": arrays.add_shown(decoded_means(model, z), image),
         "side": side,
         "low": low.tolist(),
         "high": high.tolist(),
