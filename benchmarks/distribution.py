@@ -1,10 +1,11 @@
 """What the wheel and the sdist hold, and how large they are.
 
-    python -m benchmarks.distribution [DIST] [--write]
+    python -m benchmarks.distribution [DIST] [--write] [--tag v0.2.0]
 
 Looks at the archives that ``make dist`` left in DIST: a wheel and an sdist of one version, with all
 that an installation needs, and nothing that tests or caches left behind. Ends with exit code 1 and
-a line for each thing that is wrong. ``--write`` puts the sizes into ``docs/benchmarks.md``.
+a line for each thing that is wrong. ``--write`` puts the sizes into ``docs/benchmarks.md``;
+``--tag`` sees that the version, the changelog and ``CITATION.cff`` are those of the release.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import hashlib
+import re
 import sys
 import tarfile
 from datetime import date
@@ -22,7 +24,7 @@ from zipfile import ZipFile
 import flowvae
 from benchmarks.report import replace_between
 
-__all__ = ["complaints", "members", "only_pair", "sizes"]
+__all__ = ["complaints", "digests", "members", "only_pair", "sizes", "unready"]
 
 ROOT = Path(__file__).parents[1]
 _IMAGES, _LABELS = 47_040_016, 60_008  # bytes of MNIST's training data, unpacked
@@ -116,6 +118,22 @@ def _is_leftover(name: str) -> bool:
     return bool(parts & _LEFTOVERS) or path.suffix in (".pyc", ".nbi", ".nbc", ".orig", ".log")
 
 
+def unready(tag: str, root: Path = ROOT) -> list[str]:
+    """What keeps the repository from being released under this tag, a line each."""
+    version, found = flowvae.__version__, []
+    if tag != f"v{version}":
+        found.append(f"tag: expected v{version}, got {tag}")
+    changelog = (root / "CHANGELOG.md").read_text(encoding="utf-8")
+    section = rf"^## {re.escape(version)} - \d{{4}}-\d\d-\d\d$"
+    if not re.search(section, changelog, re.MULTILINE):
+        found.append(f"CHANGELOG.md: expected a section '## {version} - YYYY-MM-DD', got none")
+    citation = (root / "CITATION.cff").read_text(encoding="utf-8")
+    cited = re.findall(r"^version: (\S+)$", citation, re.MULTILINE)
+    if cited != [version]:
+        found.append(f"CITATION.cff: expected version {version}, got {', '.join(cited) or 'none'}")
+    return found
+
+
 def digests(archive: Path) -> dict[str, str]:
     """Name -> SHA-256 of the content, to compare two archives."""
     return {name: hashlib.sha256(data).hexdigest() for name, data in members(archive).items()}
@@ -139,9 +157,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("dist", type=Path, nargs="?", default=ROOT / "dist")
     parser.add_argument("--write", action="store_true", help="into docs/benchmarks.md")
+    parser.add_argument("--tag", help="of a release")
     options = parser.parse_args()
     pair = only_pair(options.dist)
-    wrong = complaints(*pair)
+    wrong = complaints(*pair) + (unready(options.tag) if options.tag else [])
     print("\n".join(wrong) or sizes(*pair))
     if wrong:
         sys.exit(1)

@@ -74,7 +74,7 @@ def _blocks(document: str) -> Iterator[Block]:
 
 
 def prose(document: str) -> str:
-    """The text without blocks of code; spans of code stay."""
+    """The text without blocks of code and comments; spans of code stay."""
     kept, fence = [], None
     for line in DOCUMENTS[document].read_text(encoding="utf-8").splitlines():
         found = _FENCE.match(line)
@@ -82,7 +82,7 @@ def prose(document: str) -> str:
             fence = None if fence else found[2]
         elif fence is None:
             kept.append(line)
-    return "\n".join(kept)
+    return re.sub(r"<!--.*?-->", "", "\n".join(kept), flags=re.DOTALL)
 
 
 def links(document: str) -> list[str]:

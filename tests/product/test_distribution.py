@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 import flowvae
-from benchmarks.distribution import complaints, digests, only_pair, sizes
+from benchmarks.distribution import complaints, digests, only_pair, sizes, unready
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.slow
+slow = pytest.mark.slow
 
 
 def python(*arguments: object, interpreter: object = sys.executable, cwd: Path = ROOT) -> str:
@@ -29,6 +29,7 @@ def python(*arguments: object, interpreter: object = sys.executable, cwd: Path =
         capture_output=True,
         encoding="utf-8",
         timeout=300,
+        check=False,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return done.stdout
@@ -66,10 +67,12 @@ def alone(dist, tmp_path_factory) -> Path:
     return interpreter
 
 
+@slow
 def test_all_that_is_needed_is_there_and_nothing_else(dist):
     assert complaints(*only_pair(dist)) == []
 
 
+@slow
 def test_what_is_wrong_is_named(dist, tmp_path):
     wheel, sdist = only_pair(dist)
     damaged = tmp_path / wheel.name
@@ -87,6 +90,7 @@ def test_what_is_wrong_is_named(dist, tmp_path):
     assert "flowvae/__pycache__/vae.cpython-311.pyc is a leftover" in found
 
 
+@slow
 def test_the_sdist_makes_the_same_wheel_as_the_repository(dist, tmp_path):
     """Up to the times, which are fixed."""
     python("-m", "build", "--no-isolation", "--wheel", "--outdir", tmp_path)
@@ -94,22 +98,23 @@ def test_the_sdist_makes_the_same_wheel_as_the_repository(dist, tmp_path):
     assert digests(again) == digests(only_pair(dist)[0])
 
 
+@slow
 def test_the_description_is_one_that_an_index_can_show(dist):
     pytest.importorskip("twine")
     python("-m", "twine", "check", "--strict", *only_pair(dist))
 
 
+@slow
 def test_the_documents_tell_the_size(dist):
     text = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
     told = text.split("<!-- distribution -->")[1].split("<!-- /distribution -->")[0]
     number = re.compile(r"([\d.]+) MB")
     now = sizes(*only_pair(dist))
     pairs = zip(number.findall(told), number.findall(now), strict=True)
-    assert all(abs(float(a) / float(b) - 1) < 0.1 for a, b in pairs), (
-        "run `make dist ARGS=--write`"
-    )
+    assert all(abs(float(a) / float(b) - 1) < 0.1 for a, b in pairs), "run `make dist ARGS=--write`"
 
 
+@slow
 def test_the_wheel_alone_trains(alone, tmp_path):
     where = "import flowvae, sys; print(flowvae.__file__); sys.exit('torch' in sys.modules)"
     file = Path(python("-c", where, interpreter=alone, cwd=tmp_path).strip())
@@ -131,3 +136,32 @@ def test_the_wheel_alone_trains(alone, tmp_path):
     assert {"model.safetensors", "evaluation.json", "samples.png"} <= written
     kernels = list(file.parent.rglob("flowvae-kernels-*"))
     assert kernels, "the kernels of the wheel are compiled and kept beside it"
+
+
+VERSION = flowvae.__version__
+
+
+@pytest.mark.parametrize(
+    ("tag", "changelog", "citation", "message"),
+    [
+        (f"v{VERSION}", f"## Unreleased\n\n## {VERSION} - 2026-11-29\n", VERSION, None),
+        ("v9.9.9", f"## {VERSION} - 2026-11-29\n", VERSION, "tag: expected v"),
+        (f"v{VERSION}", "## Unreleased\n", VERSION, "CHANGELOG.md: expected a section"),
+        (f"v{VERSION}", f"## {VERSION} - soon\n", VERSION, "CHANGELOG.md: expected a section"),
+        (f"v{VERSION}", f"## {VERSION} - 2026-11-29\n", "9.9.9", "CITATION.cff: expected version"),
+    ],
+)
+def test_what_a_release_lacks_is_said(tag, changelog, citation, message, tmp_path):
+    (tmp_path / "CHANGELOG.md").write_text(changelog, encoding="utf-8")
+    (tmp_path / "CITATION.cff").write_text(f"title: x\nversion: {citation}\n", encoding="utf-8")
+    found = unready(tag, tmp_path)
+    assert len(found) == (message is not None)
+    assert message is None or found[0].startswith(message)
+
+
+def test_the_version_is_one():
+    """What is noted beside the code, whether a release is due or not."""
+    assert not [line for line in unready(f"v{VERSION}", ROOT) if not line.startswith("CHANGELOG")]
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    first = re.findall(r"^## (.+)$", text, re.MULTILINE)[0]
+    assert first == "Unreleased" or first.startswith(f"{VERSION} - ")
