@@ -62,10 +62,6 @@ class Picture:
 
 
 _FIGURES = f"flowvae figures {_RUNS}/best-seed0"
-_FULL = (
-    f"flowvae evaluate {_RUNS}/planar-seed0 --full --count 1000 --mixture-count 100 "
-    "--quadrature-count 200 --ais-count 20 --bdmc-count 20 --gap-count 50 --refine-count 200"
-)
 PICTURES = {
     "samples": Picture(
         "Samples",
@@ -101,12 +97,6 @@ PICTURES = {
         "comparison/compare.png",
         "Differences from the first run are paired by test image; "
         "[Evaluation](evaluation.md) says how.",
-    ),
-    "evaluation": Picture(
-        "What log p(x) is, by every method",
-        _FULL,
-        f"{_RUNS}/planar-seed0/figures/evaluation.png",
-        "On fewer data than by default, as in the [tutorial](tutorial.md#where-does-it-lose).",
     ),
 }
 
