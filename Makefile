@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: train test test-fast lint docs docs-serve notebooks results bench gpu wheels clean help
+.PHONY: train test test-fast lint docs docs-serve notebooks results bench gpu wheels dist gallery clean help
 
 help:
 	@echo "make train      train the tutorial's model on MNIST, evaluate it, draw its pictures"
@@ -16,6 +16,8 @@ help:
 	@echo "make bench      the operators' speed beside their peers', with table and plot under docs/"
 	@echo "make gpu        on a machine with a CUDA GPU: its tests and speeds, into runs/gpu"
 	@echo "make wheels     what such a machine may lack, into wheels/ (for GPU_PYTHON=3.12)"
+	@echo "make dist       build the wheel and the sdist into dist/, and look into them; publishes nothing"
+	@echo "make gallery    the pictures of the gallery again, from the runs of 'make results'"
 	@echo "make results    train all presets at several seeds and write the tables (hours)"
 	@echo "make train ARGS='--preset planar --epochs 20'   any flag of 'flowvae train'"
 
@@ -78,6 +80,16 @@ wheels: $(VENV)/.train
 	$(BIN)/python -m pip download --quiet --no-deps --only-binary=:all: --constraint constraints.txt \
 	  --python-version $(GPU_PYTHON) --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 \
 	  --platform manylinux2014_x86_64 --dest wheels $(WHEELS)
+
+# By the environment's own hatchling: an isolated build would download it each time.
+dist: $(VENV)/.dev
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/python -m benchmarks.distribution dist $(ARGS)
+
+gallery: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.gallery $(ARGS)
 
 clean:
 	rm -rf $(VENV) site dist build .cache .pytest_cache .ruff_cache .hypothesis

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import stat
+from pathlib import Path
 
 import pytest
 
+from flowvae import files
 from flowvae.files import replacing, write_csv, write_json, write_text
 
 
@@ -37,3 +39,31 @@ def test_folders_are_made_and_modes_are_ordinary(tmp_path):
     plain = tmp_path / "plain"
     plain.touch()
     assert stat.S_IMODE(file.stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
+
+
+@pytest.mark.parametrize(("refusals", "waits"), [(2, 3), (4, 3), (1, 0)])
+def test_a_file_that_is_open_elsewhere_is_waited_for_where_the_system_asks_it(
+    refusals, waits, tmp_path, monkeypatch
+):
+    """As Windows does it: a file that someone reads is not replaced."""
+    file, asked = tmp_path / "a.txt", 0
+    write_text(file, "old")
+    replace = Path.replace
+
+    def refusing(self: Path, target: Path) -> Path:
+        nonlocal asked
+        asked += 1
+        if asked <= refusals:
+            raise PermissionError(13, "is used by another process", str(self))
+        return replace(self, target)
+
+    monkeypatch.setattr(files, "_WAITS", (0.0,) * waits)
+    monkeypatch.setattr(Path, "replace", refusing)
+    if refusals > waits:
+        with pytest.raises(PermissionError) as error:
+            write_text(file, "new")
+        assert error.value.filename == str(file)
+    else:
+        write_text(file, "new")
+    assert file.read_text() == ("old" if refusals > waits else "new")
+    assert list(tmp_path.iterdir()) == [file]

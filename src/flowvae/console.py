@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -22,6 +23,9 @@ from flowvae.errors import (
 
 __all__ = ["run_command"]
 
+# Windows says EINVAL where others say EPIPE.
+_READER_GONE = (errno.EINVAL,) if os.name == "nt" else ()
+
 
 def run_command(cli: click.Command, arguments: list[str] | None = None) -> None:
     """Run it, and leave with its exit code where that is not 0.
@@ -34,7 +38,12 @@ def run_command(cli: click.Command, arguments: list[str] | None = None) -> None:
         with redirect_stdout(out), redirect_stderr(errors):
             _run(cli, arguments, errors, errors)
         return
-    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+    # In UTF-8, for what is dropped may have letters that the system's own encoding lacks.
+    with (
+        Path(os.devnull).open("w", encoding="utf-8") as nowhere,
+        redirect_stdout(nowhere),
+        redirect_stderr(nowhere),
+    ):
         _run(cli, arguments, nowhere, errors)
 
 
@@ -71,7 +80,9 @@ class _Output:
     def _try(self, action: Callable[[], Any]) -> None:
         try:
             action()
-        except BrokenPipeError:
+        except OSError as error:
+            if not isinstance(error, BrokenPipeError) and error.errno not in _READER_GONE:
+                raise
             # Or Python would try again at its end.
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())

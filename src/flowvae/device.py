@@ -16,13 +16,19 @@ __all__ = ["choose_device", "machine"]
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """``"auto"`` is CUDA, else MPS, else the CPU.
+    """``"auto"`` is what ``FLOWVAE_DEVICE`` names, else CUDA, else MPS, else the CPU.
 
     Of several processes each gets a CUDA device of its own.
 
     Raises:
         UserError: the device is not there, or not the name of one.
     """
+    named = os.environ.get("FLOWVAE_DEVICE", "auto")
+    if name == "auto" and named not in ("", "auto"):
+        try:
+            return choose_device(named)
+        except UserError as error:
+            raise UserError(f"FLOWVAE_DEVICE: {error}") from None
     if process_count() > 1 and torch.cuda.is_available() and name in ("auto", "cuda"):
         return _own_device()
     if name == "auto":

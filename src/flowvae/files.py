@@ -8,6 +8,7 @@ import json
 import math
 import os
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,9 @@ __all__ = [
 
 
 _TEMPORARY = ".new-"
+
+# Windows replaces no file that someone has open, and scanners open what is new: seconds to wait.
+_WAITS = (0.05, 0.1, 0.2, 0.4, 0.8) if os.name == "nt" else ()
 
 
 @contextmanager
@@ -53,7 +57,7 @@ def replacing(path: str | Path, *, durable: bool = False) -> Iterator[Path]:
         if durable:
             _synchronize(temporary)
         temporary.chmod(0o666 & ~_umask())  # mkstemp makes files private
-        temporary.replace(path)
+        _put_in_place(temporary, path)
     except OSError as error:
         # A full disk has no name, and a temporary one says nothing to a person.
         if error.errno is None or not (error.filename is None or is_temporary(error.filename)):
@@ -62,6 +66,16 @@ def replacing(path: str | Path, *, durable: bool = False) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def _put_in_place(temporary: Path, path: Path) -> None:
+    for seconds in _WAITS:
+        try:
+            temporary.replace(path)
+            return
+        except PermissionError:
+            time.sleep(seconds)
+    temporary.replace(path)
 
 
 def is_temporary(path: Any) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import resource
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -38,6 +37,7 @@ class _OutOfTime(BaseException):
 @contextlib.contextmanager
 def bounded(seconds: int, megabytes: int) -> Iterator[None]:
     """Less time and memory than would hurt; what needs more fails here."""
+    import resource  # Windows, which imports this file as well, has none
 
     def stop(*_: object) -> None:
         raise _OutOfTime

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from benchmarks.gallery import PICTURES
+from benchmarks.gallery import section as gallery_section
 from benchmarks.presets import results_table
 from benchmarks.quality import quality_table
 from benchmarks.refinement import refinement_table
@@ -46,3 +48,14 @@ def test_reproduced_tables_are_made_of_the_stored_figures(name: str):
     assert shown.strip() == section(name).strip()
     kept = KEPT / f"{name}.json"
     assert not kept.exists() or not json.loads(kept.read_text())["quick"]
+
+
+def test_the_gallery_shows_the_pictures_that_were_made():
+    found = json.loads((ROOT / "docs" / "results" / "gallery.json").read_text())
+    text = (ROOT / "docs" / "gallery.md").read_text(encoding="utf-8")
+    shown = text.split("<!-- gallery -->")[1].split("<!-- /gallery -->")[0]
+    assert shown.strip() == gallery_section(found).strip()
+    assert found.keys() == PICTURES.keys()
+    assert all(about["command"] == PICTURES[key].command for key, about in found.items())
+    files = {path.name for path in (ROOT / "docs" / "images").glob("gallery-*.png")}
+    assert files == {f"gallery-{key.replace('_', '-')}.png" for key in found}

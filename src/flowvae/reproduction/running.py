@@ -252,6 +252,7 @@ class _Children:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 text=True,
+                errors="replace",
             )
             self._processes.add(process)
         _, errors = process.communicate()

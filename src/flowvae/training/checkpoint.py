@@ -61,7 +61,11 @@ def read_checkpoint(file: str | Path) -> tuple[State, dict[str, Any]]:
             header = _Header.model_validate_json((opened.metadata() or {}).get(_ENTRY, "{}"))
             if header.version != 1:
                 raise ValueError(f"expected version 1, got {header.version}")
-            state: State = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            # Copies: tensors that map the file would keep Windows from replacing it.
+            state: State = {
+                name: opened.get_tensor(name).clone()
+                for name in opened.keys()  # noqa: SIM118
+            }
     except ValidationError as error:
         reason = ": ".join(filter(None, first_complaint(error)))
         raise UserError(f"checkpoint: {file} is none of flowvae's, or corrupt: {reason}") from None
