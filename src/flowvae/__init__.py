@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from flowvae.errors import TrainingError, UserError
     from flowvae.estimator import FlowVAE
     from flowvae.evaluating import compare, evaluate, evaluate_full
+    from flowvae.exporting import export
+    from flowvae.hub.pushing import push
     from flowvae.outputs import encode, reconstruct, sample
     from flowvae.reproduction.reproduce import reproduce
     from flowvae.runs import Run, load, open_run
@@ -36,10 +38,12 @@ __all__ = [
     "encode",
     "evaluate",
     "evaluate_full",
+    "export",
     "load",
     "load_config",
     "open_run",
     "preset",
+    "push",
     "reconstruct",
     "reproduce",
     "resume",
@@ -53,6 +57,8 @@ _HOME = {
     **dict.fromkeys(["TrainingError", "UserError"], "flowvae.errors"),
     "FlowVAE": "flowvae.estimator",
     **dict.fromkeys(["compare", "evaluate", "evaluate_full"], "flowvae.evaluating"),
+    "export": "flowvae.exporting",
+    "push": "flowvae.hub.pushing",
     **dict.fromkeys(["encode", "reconstruct", "sample"], "flowvae.outputs"),
     "reproduce": "flowvae.reproduction.reproduce",
     **dict.fromkeys(["Run", "load", "open_run"], "flowvae.runs"),

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from flowvae import __version__
+from flowvae.commands.export import export
 from flowvae.commands.options import (
     data_option,
     device_option,
@@ -20,6 +21,7 @@ from flowvae.commands.options import (
     seed_option,
     trust_option,
 )
+from flowvae.commands.push import push
 from flowvae.commands.reproduce import reproduce
 from flowvae.commands.train import train
 from flowvae.config import PRESETS, resolve_config
@@ -269,6 +271,8 @@ def presets(name: str | None) -> None:
 
 cli.add_command(train)
 cli.add_command(reproduce)
+cli.add_command(export)
+cli.add_command(push)
 
 
 def _picture_or_arrays(
