@@ -37,6 +37,7 @@ __all__ = [
     "load",
     "open_run",
     "opened",
+    "package_version",
     "read_model",
     "write_model",
 ]
@@ -169,7 +170,7 @@ class Run:
             "processes": process_count(),
             "platform": platform.platform(),
             "python": platform.python_version(),
-            "versions": {name: _version(name) for name in packages},
+            "versions": {name: package_version(name) for name in packages},
             "git_commit": _git_commit(),
             "pseudo_likelihood": self.pseudo_likelihood,
             "data": self.dataset.describe(),
@@ -343,7 +344,8 @@ def _short(value: float) -> str:
     return f"{value:.10g}"
 
 
-def _version(package: str) -> str | None:
+def package_version(package: str) -> str | None:
+    """Of a package that is installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -9,13 +9,12 @@ from typing import Any
 
 import torch
 
-import flowvae
 from flowvae.data.columns import columns_to_json
 from flowvae.exporting.check import BATCHES, TOLERANCE
 from flowvae.exporting.graphs import Graph, Port
 from flowvae.exporting.programs import OPSET
 from flowvae.registry import LIKELIHOODS
-from flowvae.runs import Run
+from flowvae.runs import Run, package_version
 from flowvae.vae import VAE
 
 __all__ = ["ABOUT", "about", "is_export", "readme"]
@@ -39,7 +38,7 @@ def about(
         "version": 1,
         "format": kind,
         **({"opset": OPSET} if kind == "onnx" else {}),
-        "flowvae": flowvae.__version__,
+        "flowvae": package_version("flowvae"),
         "torch": torch.__version__,
         "dtype": "float32",
         "latent_dim": model.latent_dim,
