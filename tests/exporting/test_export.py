@@ -63,9 +63,7 @@ def test_what_is_there(kind, folders, run):
         "b": ["B", 3],
     }
     named = [
-        port
-        for graph in about["graphs"].values()
-        for port in (*graph["inputs"], *graph["outputs"])
+        port for graph in about["graphs"].values() for port in (*graph["inputs"], *graph["outputs"])
     ]
     assert all(port["meaning"] for port in named)
     largest = max(max(each.values()) for each in about["check"]["largest"].values())
@@ -271,7 +269,9 @@ class Odd(torch.nn.Module):
 def test_a_posterior_that_cannot_be_exported_says_why(tmp_path):
     config = flowvae.Config(posterior=f"{__name__}:Odd")
     run = flowvae.Run(tmp_path / "run", config, flowvae.build_vae(config, (6, 5)).eval())
-    with pytest.raises(UserError, match=r"Odd gives a OddDistribution, which does not say what it is"):
+    with pytest.raises(
+        UserError, match=r"Odd gives a OddDistribution, which does not say what it is"
+    ):
         flowvae.export(run, "torch", tmp_path / "out")
     assert not any(tmp_path.iterdir())
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from flowvae.errors import UserError, shown
 from flowvae.exporting.about import ABOUT, about, is_export, readme
 from flowvae.exporting.check import check_inputs, difference
-from flowvae.exporting.graphs import Graph, graphs_of
+from flowvae.exporting.graphs import Graph, graphs_of, own_copy
 from flowvae.exporting.programs import (
     need_packages,
     onnx_bytes,
@@ -69,7 +66,7 @@ def export(run: RunLike, format: str = "onnx", out: str | Path | None = None) ->
     run = opened(run, "cpu")
     out = run.path / "export" / format if out is None else Path(out)
     _check_folder(out)
-    model = copy.deepcopy(run.model).to("cpu", torch.float32).eval().requires_grad_(False)
+    model = own_copy(run.model)
     needed, useful = graphs_of(model, run.config.model.posterior.name)
     left_out: dict[str, str] = {}
     contents = {}

@@ -17,7 +17,7 @@ from flowvae.errors import UserError
 from flowvae.likelihoods import ValueDistribution
 from flowvae.vae import VAE
 
-__all__ = ["Graph", "Port", "graphs_of"]
+__all__ = ["Graph", "Port", "graphs_of", "own_copy"]
 
 _BATCH = 2  # of the tensors that a graph is recorded with: at 1 PyTorch takes B for a constant
 
@@ -186,6 +186,14 @@ def _keeping(model: VAE, *names: str) -> VAE:
     part = copy.copy(model)
     part._modules = {name: model._modules[name] for name in names}
     return part
+
+
+def own_copy(model: VAE) -> VAE:
+    """A copy on the CPU in float32, for use alone; each tensor has its memory to itself."""
+    found = copy.deepcopy(model).to("cpu", torch.float32).eval().requires_grad_(False)
+    for value in (*found.parameters(), *found.buffers()):
+        value.data = value.data.clone()
+    return found
 
 
 @torch.no_grad()

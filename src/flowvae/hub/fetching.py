@@ -71,7 +71,7 @@ def fetched(path: str | Path, needed: str, useful: Sequence[str] = ()) -> Path:
             needed file is not.
     """
     match = _PLACE.fullmatch(str(path))
-    if match is None:
+    if match is None or ".." in (match[2] or ""):
         raise UserError(f"hub: expected {HUB}OWNER/NAME or …@REVISION, got {shown(str(path))}")
     name, revision = repository_name(match[1]), match[2]
     library = hub_library()
@@ -91,8 +91,12 @@ def fetched(path: str | Path, needed: str, useful: Sequence[str] = ()) -> Path:
 
 def complaint(name: str, error: Exception) -> str:
     """What went wrong between us and the hub, in one line."""
-    kinds = {kind.__name__ for kind in type(error).__mro__}
-    status = getattr(getattr(error, "response", None), "status_code", None)
+    chain: list[BaseException] = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(cause)
+    kinds = {kind.__name__ for each in chain for kind in type(each).__mro__}
+    answers = [getattr(each, "response", None) for each in chain]
+    status = next((each.status_code for each in answers if each is not None), None)
     login = "log in by 'hf auth login', or set HF_TOKEN"
     if "GatedRepoError" in kinds:
         return f"hub: {name} asks for consent on its page, and for a login; {login}"
@@ -106,5 +110,5 @@ def complaint(name: str, error: Exception) -> str:
     if kinds & unreachable:
         where = endpoint() or "the Hugging Face hub"
         return f"hub: cannot reach {where} for {name}; is there a network?"
-    reason = " ".join(str(error).split())[:300] or type(error).__name__
+    reason = " ".join(str(chain[-1]).split())[:300] or type(chain[-1]).__name__
     return f"hub: {name}: {reason}"
