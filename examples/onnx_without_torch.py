@@ -3,8 +3,8 @@
     flowvae export runs/… --out exported
     python -m examples.onnx_without_torch exported x.npy
 
-encodes the data of ``x.npy`` (N, P), prints the importance-weighted bound on log p(x) of a Bernoulli
-likelihood, or the error of a reconstruction under another one, and draws from the model.
+encodes the data of ``x.npy`` (N, P), prints the importance-weighted bound on log p(x) where the
+likelihood is Bernoulli and the error of a reconstruction under any, and draws from the model.
 """
 
 from __future__ import annotations

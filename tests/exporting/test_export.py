@@ -1,4 +1,4 @@
-"""The folder that ``flowvae export`` writes: whole or not at all, and without this machine in it."""
+"""The folder that ``flowvae export`` writes: whole or not at all, and nothing of this machine."""
 
 from __future__ import annotations
 

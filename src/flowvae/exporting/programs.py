@@ -176,7 +176,7 @@ def _onnx_runner(content: bytes) -> Runner:
 
 @contextmanager
 def _unchecked_shapes() -> Iterator[None]:
-    """Where shapes in signatures are checked, a program would depend on what B was compared with."""
+    """A program would depend on B where checks of shapes compare it with other sizes."""
     before = jaxtyping.config.jaxtyping_disable
     jaxtyping.config.update("jaxtyping_disable", True)
     try:
