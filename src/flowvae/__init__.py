@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from flowvae.estimator import FlowVAE
     from flowvae.evaluating import compare, evaluate, evaluate_full
     from flowvae.explorer.explore import explore
+    from flowvae.exporting import export
+    from flowvae.hub.pushing import push
     from flowvae.outputs import encode, reconstruct, sample
     from flowvae.reproduction.reproduce import reproduce
     from flowvae.runs import Run, load, open_run
@@ -39,11 +41,13 @@ __all__ = [
     "evaluate",
     "evaluate_full",
     "explore",
+    "export",
     "interpolate",
     "load",
     "load_config",
     "open_run",
     "preset",
+    "push",
     "reconstruct",
     "reproduce",
     "resume",
@@ -59,6 +63,8 @@ _HOME = {
     "FlowVAE": "flowvae.estimator",
     **dict.fromkeys(["compare", "evaluate", "evaluate_full"], "flowvae.evaluating"),
     "explore": "flowvae.explorer.explore",
+    "export": "flowvae.exporting",
+    "push": "flowvae.hub.pushing",
     **dict.fromkeys(["encode", "reconstruct", "sample"], "flowvae.outputs"),
     "reproduce": "flowvae.reproduction.reproduce",
     **dict.fromkeys(["Run", "load", "open_run"], "flowvae.runs"),

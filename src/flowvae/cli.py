@@ -11,6 +11,7 @@ import click
 
 from flowvae import __version__
 from flowvae.commands.explore import explore
+from flowvae.commands.export import export
 from flowvae.commands.options import (
     data_option,
     device_option,
@@ -21,6 +22,7 @@ from flowvae.commands.options import (
     seed_option,
     trust_option,
 )
+from flowvae.commands.push import push
 from flowvae.commands.reproduce import reproduce
 from flowvae.commands.train import train
 from flowvae.commands.walks import interpolate, traverse
@@ -274,6 +276,8 @@ cli.add_command(reproduce)
 cli.add_command(explore)
 cli.add_command(traverse)
 cli.add_command(interpolate)
+cli.add_command(export)
+cli.add_command(push)
 
 
 def _picture_or_arrays(

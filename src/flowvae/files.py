@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,7 @@ __all__ = [
     "is_temporary",
     "remove_leftovers",
     "replacing",
+    "replacing_folder",
     "write_bytes",
     "write_csv",
     "write_json",
@@ -78,6 +80,34 @@ def _put_in_place(temporary: Path, path: Path) -> None:
     temporary.replace(path)
 
 
+@contextmanager
+def replacing_folder(path: str | Path) -> Iterator[Path]:
+    """Give a new folder beside ``path``, and put it in that folder's place if all went well.
+
+    Args:
+        path: the folder; one that is there is removed, with all that is in it.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+        dir=path.parent, prefix=_TEMPORARY, ignore_cleanup_errors=True
+    ) as temporary:
+        new, old = Path(temporary) / "new", Path(temporary) / "old"
+        new.mkdir()
+        yield new
+        if path.exists():
+            path.rename(old)
+        try:
+            new.rename(path)
+        except OSError:
+            if old.exists():
+                old.rename(path)
+            raise
+
+
 def is_temporary(path: Any) -> bool:
     """Whether it is a file that a process was about to put in another's place."""
     return Path(os.fsdecode(path)).name.startswith(_TEMPORARY)
@@ -93,8 +123,10 @@ def _synchronize(path: Path) -> None:
 
 def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files of processes that were killed, in a folder and those below it."""
-    for path in folder.rglob(f"{_TEMPORARY}*"):
-        if path.is_file():
+    for path in list(folder.rglob(f"{_TEMPORARY}*")):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.is_file():
             path.unlink(missing_ok=True)
 
 

@@ -24,6 +24,7 @@ from flowvae.device import choose_device, machine
 from flowvae.errors import UserError, first_complaint, shown
 from flowvae.evaluation import Evaluation
 from flowvae.files import write_bytes, write_csv, write_json, write_text
+from flowvae.hub.fetching import fetched, is_on_hub
 from flowvae.likelihoods import Measure, measure_of
 from flowvae.likelihoods.support import check_support
 from flowvae.metrics import Metrics, read_metrics
@@ -40,11 +41,13 @@ __all__ = [
     "load",
     "open_run",
     "opened",
+    "package_version",
     "read_model",
     "write_model",
 ]
 
 MODEL_FILE = "model.safetensors"
+_ALSO = ("config.yaml", "evaluation.json", "metrics.csv")  # of a run on the hub
 
 
 class Run:
@@ -190,7 +193,7 @@ class Run:
             "processes": process_count(),
             "platform": platform.platform(),
             "python": platform.python_version(),
-            "versions": {name: _version(name) for name in packages},
+            "versions": {name: package_version(name) for name in packages},
             "git_commit": _git_commit(),
             "pseudo_likelihood": self.pseudo_likelihood,
             "data": self.dataset.describe(),
@@ -203,7 +206,8 @@ def load(path: str | Path, device: str | torch.device = "cpu", *, trust: bool = 
     """Give back the model of a run. Opening a run executes nothing that the run says.
 
     Args:
-        path: a run folder, or its ``model.safetensors`` alone.
+        path: a run folder, its ``model.safetensors`` alone, or ``hf://OWNER/NAME`` on the Hugging
+            Face hub, of which only that file is downloaded.
         device: where to put it; ``"auto"`` is the best there is.
         trust: import the module of a family that is ``module:Class``, which executes its code.
 
@@ -214,6 +218,8 @@ def load(path: str | Path, device: str | torch.device = "cpu", *, trust: bool = 
         UserError: no run is there, its model file is corrupt, or it names a class outside
             flowvae and is not trusted.
     """
+    if is_on_hub(path):
+        path = fetched(path, MODEL_FILE)
     return read_model(Path(path), device, trust)[0]
 
 
@@ -227,12 +233,13 @@ def open_run(
     """Open a run folder: model, configuration and, when asked for, data.
 
     Args:
-        path: the run folder.
+        path: the run folder, or ``hf://OWNER/NAME`` on the Hugging Face hub: the run is then a
+            folder in the cache of downloads, for reading.
         device: where to put the model.
         data: use this data instead of what the run was trained on.
         trust: see :func:`load`.
     """
-    path = Path(path)
+    path = fetched(path, MODEL_FILE, _ALSO) if is_on_hub(path) else Path(path)
     model, config, _ = read_model(path, device, trust)
     if data is not None:
         config = config.replace(data=data)
@@ -360,7 +367,8 @@ def _short(value: float) -> str:
     return f"{value:.10g}"
 
 
-def _version(package: str) -> str | None:
+def package_version(package: str) -> str | None:
+    """Of a package that is installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

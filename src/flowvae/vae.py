@@ -157,12 +157,13 @@ class VAE(nn.Module):
     def flatten(self, x: Tensor) -> Float[Tensor, "*batch P"]:
         """X as (..., P), from (..., P) or (..., *data_shape)."""
         P, n = self.data_dim, len(self.data_shape)
-        shaped = x.dim() >= n and tuple(x.shape[-n:]) == self.data_shape
-        if shaped and x.dim() > n:  # first, for data of shape (1, W) ends in P both ways
+        # First, for data of shape (1, W) ends in P both ways.
+        if x.dim() > n and tuple(x.shape[-n:]) == self.data_shape:
             return x.flatten(-n)
+        # Before the whole shape is compared: an exported program must not depend on what B is.
         if x.dim() >= 1 and x.shape[-1] == P:
             return x
-        if shaped:
+        if x.dim() == n and tuple(x.shape) == self.data_shape:
             return x.flatten(-n)
         raise ValueError(
             f"x: expected shape (..., {P}) or (..., {', '.join(map(str, self.data_shape))}), "

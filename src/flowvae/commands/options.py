@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from flowvae.errors import Terminated
+from flowvae.errors import Terminated, UserError
 
 __all__ = [
     "data_option",
@@ -41,8 +41,14 @@ def run_argument(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def open_with(run: Path, options: dict[str, Any]) -> Any:
+    from flowvae.hub.fetching import is_on_hub
     from flowvae.runs import open_run
 
+    if is_on_hub(run):  # commands write into the run's folder
+        raise UserError(
+            "run: expected a folder; what is on the hub opens in Python, by flowvae.load or "
+            "flowvae.open_run"
+        )
     return open_run(run, options.pop("device"), trust=options.pop("trust"))
 
 

@@ -5,6 +5,7 @@ Must not import torch: the command line reads this file to answer ``--help``.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -92,6 +93,18 @@ class DataSection(Options):
         if len(size) == 1:
             raise ValueError(f"expected a height and a width, got {size[0]}")
         return size
+
+    @property
+    def public_source(self) -> str:
+        """The source for others to read: of a path the last part, for folders name people.
+
+        Examples:
+            >>> DataSection(source="/home/me/private/people.csv").public_source
+            'people.csv'
+        """
+        if self.source.startswith("hf:"):
+            return self.source
+        return re.split(r"[\\/]", self.source.rstrip("\\/"))[-1] or "data"
 
 
 class TrainingSection(Options):

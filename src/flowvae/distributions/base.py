@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -64,6 +65,29 @@ class LatentDistribution(Distribution):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         return self.rsample_terms(tuple(sample_shape), generator).z
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What the distribution is made of, by name: its batch dimensions come first.
+
+        With :meth:`with_tensors` this takes a distribution apart and puts it together again, which
+        is what an exported model does.
+
+        Raises:
+            NotImplementedError: the distribution does not say.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no tensors")
+
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> LatentDistribution:
+        """The same kind of distribution, made of other :meth:`tensors`; shared ones may stay.
+
+        Examples:
+            >>> import torch
+            >>> from flowvae.distributions import DiagonalGaussian
+            >>> q = DiagonalGaussian(torch.zeros(4, 2), torch.zeros(4, 2))
+            >>> q.with_tensors({name: value[:1] for name, value in q.tensors().items()}).batch_shape
+            torch.Size([1])
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no with_tensors")
 
     def detached(self) -> LatentDistribution:
         """The same distribution with its parameters cut from the graph.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -80,6 +82,22 @@ class FlowDistribution(LatentDistribution):
             eps, ladj = self.bijection.forward_and_ladj(eps)
             z_K = self.base.at(eps)
         return FlowSample(z_K, log_base, ladj)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Those of the base, and of the flows' those that each datum has of its own."""
+        found, ranks = self.base.tensors(), self.bijection.layered
+        if self.num_flows:
+            for name, value in self.bijection.tensors().items():
+                if value.dim() > 1 + ranks.get(name, 0):  # else all data share it
+                    found[name] = value
+        return found
+
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> LatentDistribution:
+        base = self.base.with_tensors(tensors)
+        if self.num_flows == 0:
+            return base
+        own = {name: value for name, value in tensors.items() if name not in self.base.tensors()}
+        return FlowDistribution(base, self.bijection.with_tensors(own), self.standardized)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log q_K at any point, drawn here or not, by the exact inverse of the flows."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float
@@ -16,6 +17,7 @@ from flowvae.distributions.base import (
     standard_noise,
 )
 from flowvae.flows.householder import matvec
+from flowvae.flows.portable import refuse_if_portable
 
 __all__ = ["DiagonalGaussian", "FullGaussian", "StandardGaussian"]
 
@@ -69,6 +71,12 @@ class DiagonalGaussian(LatentDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         eps = self.standardize(value)
         return -0.5 * (eps.square() + self.log_var + math.log(2 * math.pi)).sum(-1)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"mu": self.loc, "log_var": self.log_var}
+
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> DiagonalGaussian:
+        return DiagonalGaussian(tensors["mu"], tensors["log_var"])
 
     def entropy(self) -> Tensor:
         return 0.5 * (self.log_var + math.log(2 * math.pi * math.e)).sum(-1)
@@ -144,7 +152,14 @@ class FullGaussian(LatentDistribution):
         z = self.loc + (0.5 * self.log_var).exp() * turned
         return FlowSample(z, log_base, torch.zeros_like(log_base))
 
+    def tensors(self) -> dict[str, Tensor]:
+        return {"mu": self.loc, "log_var": self.log_var, "lower": self.lower}
+
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> FullGaussian:
+        return FullGaussian(tensors["mu"], tensors["log_var"], tensors["lower"])
+
     def log_prob(self, value: Tensor) -> Tensor:
+        refuse_if_portable("the density of a full Gaussian takes a triangular solution")
         turned = (value - self.loc) * (-0.5 * self.log_var).exp()
         lower = self.lower.expand(turned.shape + turned.shape[-1:])
         eps = torch.linalg.solve_triangular(

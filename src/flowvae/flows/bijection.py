@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import ClassVar, Self, TypeVar
 
 from torch import Tensor, nn
@@ -62,6 +63,18 @@ class Bijection(Transform):
             if (value := getattr(self, name)) is not None:
                 setattr(twin, name, value.narrow(-1 - rank, 0, k))
         return twin.with_cache(self._cache_size)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Its parameters by name, (..., K, *event) each."""
+        found = {name: getattr(self, name) for name in self.layered}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> Self:
+        """The same kind of map with other parameters; those that are not given stay."""
+        twin = self.with_cache(self._cache_size)
+        for name, value in tensors.items():
+            setattr(twin, name, value)
+        return twin
 
     def detached(self) -> Self:
         """The same map, its parameters cut from the graph."""

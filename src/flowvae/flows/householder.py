@@ -12,6 +12,7 @@ so K reflections cost three small products and no loop over k.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -19,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flowvae.flows.bijection import Bijection
+from flowvae.flows.portable import is_portable
 
 __all__ = ["HouseholderTransform", "Reflections", "matvec"]
 
@@ -36,6 +38,9 @@ class Reflections:
         v = v / torch.where(largest > 0, largest, 1.0)
         tiny = torch.finfo(v.dtype).tiny
         self.units = v * v.square().sum(-1, keepdim=True).clamp(min=tiny).rsqrt()
+        if is_portable():  # ONNX has no triangular solution
+            self.core = None
+            return
         K = v.shape[-2]
         eye = torch.eye(K, dtype=v.dtype, device=v.device)
         inverse = 0.5 * eye + (self.units @ self.units.mT).triu(1)
@@ -43,8 +48,9 @@ class Reflections:
 
     def unbind(self) -> list[Reflections]:
         """One product for every index of the last batch dimension."""
-        found = []
-        for units, core in zip(self.units.unbind(-3), self.core.unbind(-3), strict=True):
+        found, units_all = [], self.units.unbind(-3)
+        cores = [None] * len(units_all) if self.core is None else self.core.unbind(-3)
+        for units, core in zip(units_all, cores, strict=True):
             each = object.__new__(Reflections)
             each.units, each.core = units, core
             found.append(each)
@@ -52,11 +58,22 @@ class Reflections:
 
     def apply(self, z: Tensor) -> Tensor:
         """H(v_1) ⋯ H(v_K) z."""
+        if self.core is None:
+            return _reflected(z, self.units.unbind(-2)[::-1])
         return z - matvec(self.units.mT, matvec(self.core, matvec(self.units, z)))
 
     def apply_transposed(self, z: Tensor) -> Tensor:
         """H(v_K) ⋯ H(v_1) z, the inverse of :meth:`apply`."""
+        if self.core is None:
+            return _reflected(z, self.units.unbind(-2))
         return z - matvec(self.units.mT, matvec(self.core.mT, matvec(self.units, z)))
+
+
+def _reflected(z: Tensor, units: Sequence[Tensor]) -> Tensor:
+    """One reflection after the other."""
+    for unit in units:
+        z = z - 2 * (unit * z).sum(-1, keepdim=True) * unit
+    return z
 
 
 class HouseholderTransform(Bijection):

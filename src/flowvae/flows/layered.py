@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -73,6 +73,15 @@ class ModuleTransform(Bijection):
     def first(self, k: int) -> ModuleTransform:
         twin = self.with_cache(self._cache_size)
         twin._num_flows = k
+        return twin
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The context, (..., C), if there is one."""
+        return {} if self._context is None else {"context": self._context}
+
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> ModuleTransform:
+        twin = self.with_cache(self._cache_size)
+        twin._context = tensors.get("context", self._context)
         return twin
 
     def detached(self) -> ModuleTransform:

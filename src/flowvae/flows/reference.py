@@ -13,6 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from flowvae.flows.portable import refuse_if_portable
+
 __all__ = ["SHIFTS", "constrain", "forward", "inverse"]
 
 # m is zero where its argument is ln(e - 1), so both constraints are one function M of the
@@ -75,6 +77,7 @@ class _Root(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, tau: Tensor, m: Tensor, log_s: Tensor) -> Tensor:
+        refuse_if_portable("the inverse of this flow is found by a search of no fixed length")
         x, c, s = tau.abs(), m.abs(), log_s.exp()
         tiny = torch.finfo(tau.dtype).tiny
         cube_root = torch.where(5 * x < c, (5 * x / c.clamp(min=tiny)).pow(1 / 3), x + c)

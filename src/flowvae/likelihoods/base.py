@@ -149,6 +149,10 @@ class ValueDistribution(Distribution):
     def __init__(self, shape: torch.Size) -> None:
         super().__init__(shape[:-1], shape[-1:], validate_args=False)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """The parameters of p(x|z) by what they are, batch dimensions first; none if not said."""
+        return {}
+
     def log_prob_values(self, value: Tensor) -> Tensor:
         """Log-probability, or log-density, of every value: (..., P), in nats."""
         raise NotImplementedError

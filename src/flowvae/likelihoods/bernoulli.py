@@ -45,6 +45,9 @@ class _Pixels(ValueDistribution):
         self.logits = logits
         super().__init__(logits.shape)
 
+    def tensors(self) -> dict[str, Tensor]:
+        return {"logits": self.logits}
+
     def log_prob_values(self, value: Tensor) -> Tensor:
         value, logits = torch.broadcast_tensors(value, self.logits)
         return -functional.binary_cross_entropy_with_logits(logits, value, reduction="none")
@@ -91,6 +94,9 @@ class _ContinuousBernoulliValues(ValueDistribution):
     def __init__(self, logits: Tensor) -> None:
         self.logits = logits
         super().__init__(logits.shape)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"logits": self.logits}
 
     def log_prob_values(self, value: Tensor) -> Tensor:
         # log((e^l - 1) / l) = l/2 + log(sinh(l/2) / (l/2))

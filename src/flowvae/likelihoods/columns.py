@@ -81,6 +81,9 @@ class _Row(ValueDistribution):
         self.gaussian = GaussianValues(numeric, floored(log_sigma))
         super().__init__(outputs.shape)
 
+    def tensors(self) -> dict[str, Tensor]:
+        return {"outputs": self.outputs, "log_sigma": self.gaussian.log_sigma}
+
     def log_prob_values(self, value: Tensor) -> Tensor:
         """Of each encoded number, (..., P); those of a one-hot code are 0 but for its one."""
         x, out = self.about, self.outputs

@@ -130,6 +130,9 @@ class _PoissonValues(ValueDistribution):
     def mean(self) -> Tensor:
         return self.log_rate.exp().to(self.eta.dtype)
 
+    def tensors(self) -> dict[str, Tensor]:
+        return {"log_rate": self.log_rate.to(self.eta.dtype)}
+
     def log_prob_values(self, value: Tensor) -> Tensor:
         x = _wide(value)
         found = x * self.log_rate - self.log_rate.exp() - torch.lgamma(x + 1)
@@ -147,6 +150,10 @@ class _NegativeBinomialValues(ValueDistribution):
     @property
     def mean(self) -> Tensor:
         return self.log_mean.exp().to(self.eta.dtype)
+
+    def tensors(self) -> dict[str, Tensor]:
+        found = {"log_mean": self.log_mean, "log_r": self.log_r}
+        return {name: value.to(self.eta.dtype) for name, value in found.items()}
 
     def log_prob_values(self, value: Tensor) -> Tensor:
         x, r, odds = _wide(value), self.log_r.exp(), self.log_mean - self.log_r
@@ -186,6 +193,9 @@ class _CategoricalValues(ValueDistribution):
         C = self.log_weights.shape[-2]
         codes = torch.arange(C, dtype=self.log_weights.dtype, device=self.log_weights.device)
         return (self.log_weights.exp() * codes[:, None]).sum(-2)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"log_probabilities": self.log_weights}
 
     def log_prob_values(self, value: Tensor) -> Tensor:
         batch = torch.broadcast_shapes(value.shape[:-1], self.batch_shape)

@@ -91,6 +91,9 @@ class _LogisticValues(ValueDistribution):
         self.log_weights = logits.log_softmax(-2)
         super().__init__(loc.shape[:-2] + loc.shape[-1:])
 
+    def tensors(self) -> dict[str, Tensor]:
+        return {"log_weights": self.log_weights, "loc": self.loc, "scale": self.scale}
+
     def log_prob_values(self, value: Tensor) -> Tensor:
         """With σ(b) - σ(a) = σ(b) σ(-a) (1 - e^{a-b}), no difference of two near ones is taken."""
         x = value.unsqueeze(-2)

@@ -83,6 +83,9 @@ class GaussianValues(ValueDistribution):
     def mean(self) -> Tensor:
         return self.loc
 
+    def tensors(self) -> dict[str, Tensor]:
+        return {"mean": self.loc, "log_sigma": self.log_sigma.expand_as(self.loc)}
+
     def log_prob_values(self, value: Tensor) -> Tensor:
         eps = (value - self.loc) * (-self.log_sigma).exp()
         return -0.5 * (eps.square() + math.log(2 * math.pi)) - self.log_sigma

@@ -1,0 +1,141 @@
+"""The card of a run on the hub: what it is, what its figures are, how it is used and was made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flowvae.config import Config, Part, outside_modules
+from flowvae.errors import one_line
+from flowvae.evaluation import Evaluation
+from flowvae.likelihoods import measure_of
+from flowvae.progress import evaluation_text
+from flowvae.vae import VAE
+
+__all__ = ["card"]
+
+
+def card(
+    model: VAE,
+    config: Config,
+    evaluation: Evaluation | None,
+    environment: Mapping[str, Any],
+    pictures: Sequence[str],
+    name: str,
+    licence: str | None = None,
+) -> str:
+    """A page of Markdown, with the hub's fields at its head.
+
+    Args:
+        model: of the run.
+        config: of the run, for others to read.
+        evaluation: its last one, if any.
+        environment: what is told of how it was made.
+        pictures: names of files under ``figures/``.
+        name: ``OWNER/NAME``.
+        licence: of the weights, by the hub's names.
+    """
+    head = ["---", "library_name: flowvae"]
+    head += [f"license: {licence}"] if licence else []
+    head += ["tags:", "- flowvae", "- variational-autoencoder", "- normalizing-flows", "---"]
+    sections = [
+        "\n".join(head),
+        f"# {name.partition('/')[2]}",
+        _what(model, config),
+        _use(model, name, config),
+        _figures(model, evaluation),
+        _training(config, environment),
+        "## Licence\n\n"
+        + (f"The weights: `{licence}`." if licence else "None was stated by who pushed this.")
+        + " The data has a licence of its own.",
+    ]
+    if pictures:
+        shown = [f"![{each.removesuffix('.png')}](figures/{each})" for each in pictures]
+        sections.append("## Pictures\n\n" + "\n\n".join(shown))
+    return "\n\n".join(sections) + "\n"
+
+
+def _what(model: VAE, config: Config) -> str:
+    described = config.model
+    shape = " × ".join(map(str, model.data_shape))
+    values = (
+        f"rows of a table of {len(model.columns)} columns"
+        if model.columns is not None
+        else f"data of {shape} values"
+    )
+    data = f"{_code(config.data.public_source)}, binarization `{config.data.binarization}`"
+    return (
+        f"A variational autoencoder of {values}, made with flowvae.\n\n"
+        "| | |\n|---|---|\n"
+        f"| data | {data} |\n"
+        f"| latent dimensions | {model.latent_dim} |\n"
+        f"| posterior q(z\\|x) | {_part(described.posterior)} |\n"
+        f"| prior p(z) | {_part(described.prior)} |\n"
+        f"| likelihood p(x\\|z) | {_part(described.likelihood)} |\n"
+        f"| networks | {_part(described.network)} |\n"
+        f"| parameters | {sum(each.numel() for each in model.parameters()):,} |"
+    )
+
+
+def _use(model: VAE, name: str, config: Config) -> str:
+    trust = ", trust=True" if outside_modules(config.model_dump()) else ""
+    return (
+        "## Use\n\n"
+        "```python\n"
+        "import flowvae\n\n"
+        f'model = flowvae.load("hf://{name}"{trust})\n'
+        f"x = model.sample(64)  # means of p(x|z) at z ~ p(z), (64, {model.data_dim})\n"
+        "z = model.posterior(x).rsample()  # z ~ q(z|x)\n"
+        "```\n\n"
+        "The weights are safetensors, and opening them executes nothing that they say."
+    )
+
+
+def _figures(model: VAE, evaluation: Evaluation | None) -> str:
+    if evaluation is None:
+        return "## Figures\n\nIt was not evaluated."
+    measure = (
+        "pseudo-likelihood"
+        if evaluation.pseudo_likelihood
+        else measure_of(model.likelihood, binary=True)
+    )
+    return (
+        f"## Figures\n\n```text\n{evaluation_text(evaluation)}\n```\n\n"
+        f"What exp log p(x) is here: a {measure}. Only figures of one kind, on the same data under "
+        "the same binarization, can be compared. The bound is below log p(x) in expectation."
+    )
+
+
+def _training(config: Config, environment: Mapping[str, Any]) -> str:
+    training = config.training
+    text = (
+        f"Preset `{config.preset}`, seed {config.seed}, objective `{config.objective.name}`; "
+        f"{training.epochs} epochs in batches of {training.batch_size}, learning rate "
+        f"{training.learning_rate:g}. `config.yaml` has every setting, `metrics.csv` every epoch."
+    )
+    if environment:
+        versions = environment.get("versions") or {}
+        made = [
+            f"{package} {versions[package]}"
+            for package in ("flowvae", "torch")
+            if versions.get(package)
+        ]
+        seconds = environment.get("seconds")
+        took = f", {seconds / 60:.0f} minutes" if seconds else ""
+        text += f" Trained with {one_line(', '.join(made))} on `{environment.get('device')}`{took}."
+    return f"## Training\n\n{text}"
+
+
+def _part(part: Part) -> str:
+    options = ", ".join(f"{name} {_plain(value)}" for name, value in part.options().items())
+    return _code(part.name) + (f": {options}" if options else "")
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "×".join(map(str, value)) or "none"
+    return "none" if value is None else one_line(str(value)).replace("|", "\\|")
+
+
+def _code(text: str) -> str:
+    return f"`{one_line(text).replace('`', chr(39)).replace('|', chr(92) + '|')}`"
