@@ -10,7 +10,6 @@ import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
@@ -201,23 +200,6 @@ def test_in_a_kernel(tmp_path):
     assert pyplot[0].data["text/plain"] == "False"
     assert unknown[0].evalue.startswith("figure: expected one of learning_curves, ")
     assert "got 'nosuch'" in unknown[0].evalue
-
-
-def test_the_page_runs(run, tmp_path, monkeypatch):
-    """The Python of docs/notebook.md, with a small run in place of one that takes minutes."""
-    pytest.importorskip("pandas")
-    page = Path(__file__).parents[1] / "docs" / "notebook.md"
-    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(flowvae, "train", lambda *_, **__: run, raising=False)
-    monkeypatch.setitem(matplotlib.rcParams, "backend", "agg")
-    names: dict[str, object] = {}
-    for block in blocks:
-        exec(block, names)  # noqa: S102
-    assert len(blocks) == 4
-    assert names["walk"].z.shape == (2, 9, 2)
-    assert names["walk"].values.shape == (2, 9, 6, 5)
-    assert (tmp_path / "way.png").exists()
 
 
 def test_a_picture_shows_itself(run):

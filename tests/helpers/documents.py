@@ -12,7 +12,7 @@ __all__ = ["DOCUMENTS", "ROOT", "Block", "anchors", "blocks", "links", "prose"]
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = {
     path.relative_to(ROOT).as_posix(): path
-    for path in (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")))
+    for path in (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")))
 }
 
 _FENCE = re.compile(r"^( *)(`{3,}|~{3,})\s*(\S*)")

@@ -67,6 +67,7 @@ GIVEN: dict[str, Callable[[Dataset], Any]] = {
     "dataset": lambda data: data,
     "config": lambda _: resolve_config(preset="planar", hidden_dims=(8,), num_flows=2),
     "x": lambda data: data.test.values(slice(3)),
+    "flowvae": lambda _: flowvae,
     "X": lambda _: np.random.default_rng(0).normal(size=(60, 4)),
 }
 
@@ -86,8 +87,9 @@ def test_python_runs(block: Block, run, small_data, data_file, tmp_path, monkeyp
         if name.startswith("runs/"):
             shutil.copytree(run.path, tmp_path / name)
         else:
-            assert name in GIVEN, f"{block.name}: expected one of {', '.join(GIVEN)}, got {name}"
-            namespace[name] = GIVEN[name](small_data)
+            given = {**GIVEN, "run": lambda _: run}
+            assert name in given, f"{block.name}: expected one of {', '.join(given)}, got {name}"
+            namespace[name] = given[name](small_data)
     lines = "\n" * block.line + block.text
     try:
         exec(compile(lines, ROOT / block.document, "exec"), namespace)  # noqa: S102  our own
