@@ -49,7 +49,7 @@ def test_a_single_image(tmp_path):
 
 
 def test_the_names_are_those_of_the_files(run):
-    files = {path.stem for path in run.figures.glob("*.png")}
+    files = {path.stem for path in flowvae.draw_figures(run)}
     assert set(picture_names(run)) == files
     for name in picture_names(run):
         assert isinstance(run.figure(name), Figure)

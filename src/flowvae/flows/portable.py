@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 
 __all__ = ["NotPortableError", "is_portable", "only_portable", "refuse_if_portable"]
 
-_portable = ContextVar("portable", default=False)
+# How many such scopes are open. torch.compile can read a plain number, and no context variable;
+# what other threads compute meanwhile is the same function, more slowly.
+_open_scopes = 0
 
 
 class NotPortableError(Exception):
@@ -21,16 +22,17 @@ def only_portable() -> Iterator[None]:
 
     The functions are the same. What has no such form raises :class:`NotPortableError`.
     """
-    token = _portable.set(True)
+    global _open_scopes  # noqa: PLW0603
+    _open_scopes += 1
     try:
         yield
     finally:
-        _portable.reset(token)
+        _open_scopes -= 1
 
 
 def is_portable() -> bool:
     """Whether :func:`only_portable` is open."""
-    return _portable.get()
+    return _open_scopes > 0
 
 
 def refuse_if_portable(reason: str) -> None:

@@ -1,7 +1,7 @@
 // Where the test data lies in latent space: decode under the pointer, paths, draws of the prior.
 
 import { datum } from "./model.js";
-import { normals } from "./numbers.js";
+import { normals, uniforms } from "./numbers.js";
 import { Plane, squareAround } from "./plane.js";
 import { drawDatum, thumbnail } from "./data.js";
 
@@ -183,9 +183,9 @@ export class MapView {
       return;
     }
     const { D } = page.model;
-    const noise = normals(DRAWS * D, ++this.draws);
-    const uniform = normals(DRAWS, 1000 + this.draws).map((v) => 1 / (1 + Math.exp(-1.702 * v)));
-    this.prior = page.model.priorDraws(noise, DRAWS, uniform);
+    this.draws += 1;
+    const noise = normals(DRAWS * D, this.draws);
+    this.prior = page.model.priorDraws(noise, uniforms(DRAWS, 1000 + this.draws));
     this.strip("Draws of the prior, decoded", this.prior);
     page.redraw();
   }

@@ -255,8 +255,8 @@ export class LiveModel {
     return gradient;
   }
 
-  /** Draw z ~ p(z) from noise (n, D). */
-  priorDraws(noise, n, uniform) {
+  /** Draws z ~ p(z) made of noise (n, D), and of uniform numbers (n,) that choose components. */
+  priorDraws(noise, uniform) {
     const { D } = this;
     const { logWeights, loc, logVar } = this.prior;
     return Float64Array.from(noise, (e, j) => {

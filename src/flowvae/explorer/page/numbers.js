@@ -51,8 +51,10 @@ export const ACTIVATIONS = {
   gelu: [(x) => x * normalMass(x), (x) => normalMass(x) + x * normalDensity(x)],
 };
 
-/** y = W x + c for n points x (n, inputs); W is (outputs, inputs). Four points share each weight. */
-export function affine({ weight, bias, inputs, outputs }, x, n) {
+/** y = W x + c for n points x (n, inputs); W is (outputs, inputs). */
+export function affine(layer, x, n) {
+  if (n === 1) return onePoint(layer, x);
+  const { inputs, outputs } = layer;
   const y = new Float32Array(n * outputs);
   const four = new Float64Array(4 * inputs);
   for (let start = 0; start < n; start += 4) {
@@ -61,24 +63,65 @@ export function affine({ weight, bias, inputs, outputs }, x, n) {
       const from = (start + Math.min(s, count - 1)) * inputs;
       for (let i = 0; i < inputs; i++) four[4 * i + s] = x[from + i];
     }
-    for (let o = 0; o < outputs; o++) {
-      const row = o * inputs;
-      let a = bias[o];
-      let b = a;
-      let c = a;
-      let d = a;
-      for (let i = 0, j = 0; i < inputs; i++, j += 4) {
-        const w = weight[row + i];
-        a += w * four[j];
-        b += w * four[j + 1];
-        c += w * four[j + 2];
-        d += w * four[j + 3];
-      }
-      y[start * outputs + o] = a;
-      if (count > 1) y[(start + 1) * outputs + o] = b;
-      if (count > 2) y[(start + 2) * outputs + o] = c;
-      if (count > 3) y[(start + 3) * outputs + o] = d;
+    fourPoints(layer, four, y.subarray(start * outputs, (start + count) * outputs));
+  }
+  return y;
+}
+
+// Eight sums at a time, of two outputs and four points: a processor adds to one sum only every few
+// cycles, and each number that was read is used more than once.
+function fourPoints({ weight, bias, inputs, outputs }, four, y) {
+  const sums = new Float64Array(8);
+  const count = y.length / outputs;
+  for (let o = 0; o < outputs; o += 2) {
+    const next = Math.min(o + 1, outputs - 1);
+    let a = bias[o];
+    let b = a;
+    let c = a;
+    let d = a;
+    let e = bias[next];
+    let f = e;
+    let g = e;
+    let h = e;
+    for (let i = o * inputs, k = next * inputs, j = 0; j < 4 * inputs; i++, k++, j += 4) {
+      const w = weight[i];
+      const v = weight[k];
+      a += w * four[j];
+      b += w * four[j + 1];
+      c += w * four[j + 2];
+      d += w * four[j + 3];
+      e += v * four[j];
+      f += v * four[j + 1];
+      g += v * four[j + 2];
+      h += v * four[j + 3];
     }
+    sums.set([a, b, c, d, e, f, g, h]);
+    for (let s = 0; s < count; s++) {
+      y[s * outputs + o] = sums[s];
+      y[s * outputs + next] = sums[4 + s];
+    }
+  }
+}
+
+function onePoint({ weight, bias, inputs, outputs }, x) {
+  const y = new Float32Array(outputs);
+  const last = (outputs - 1) * inputs;
+  for (let o = 0; o < outputs; o += 4) {
+    const rows = [0, 1, 2, 3].map((r) => Math.min((o + r) * inputs, last));
+    let [i, j, k, l] = rows;
+    let a = 0;
+    let b = 0;
+    let c = 0;
+    let d = 0;
+    for (let at = 0; at < inputs; at++) {
+      a += weight[i++] * x[at];
+      b += weight[j++] * x[at];
+      c += weight[k++] * x[at];
+      d += weight[l++] * x[at];
+    }
+    [a, b, c, d].forEach((sum, r) => {
+      if (o + r < outputs) y[o + r] = sum + bias[o + r];
+    });
   }
   return y;
 }
@@ -131,15 +174,25 @@ export function layerGradient(layer, x, gradient, n) {
   return found;
 }
 
-/** Draws of N(0, 1), the same for a seed (mulberry32, Box and Muller). */
-export function normals(count, seed = 1) {
+/** A source of draws of U(0, 1), the same for a seed (mulberry32). */
+function uniformSource(seed) {
   let state = seed >>> 0;
-  const uniform = () => {
+  return () => {
     state = (state + 0x6d2b79f5) >>> 0;
     let t = Math.imul(state ^ (state >>> 15), state | 1);
     t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
     return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
   };
+}
+
+/** Draws of U(0, 1), the same for a seed. */
+export function uniforms(count, seed) {
+  return Float64Array.from({ length: count }, uniformSource(seed));
+}
+
+/** Draws of N(0, 1), the same for a seed (Box and Muller). */
+export function normals(count, seed = 1) {
+  const uniform = uniformSource(seed);
   const found = new Float64Array(count);
   for (let i = 0; i < count; i += 2) {
     const radius = Math.sqrt(-2 * Math.log(1 - uniform()));

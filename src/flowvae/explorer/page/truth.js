@@ -9,8 +9,8 @@ const BLOCK = 64; // points decoded between two looks at the clock
 const FIRST_CUTOFF = 30; // nats below the peak that a coarse cell may lie
 const CUTOFF = 18; // and a finer one
 const RESOLVED = 100; // cells that the density fills at least
-const MOST_CELLS = 60000;
-const TOLERANCE = 2e-4; // nats between two levels
+const MOST_CELLS = 16000;
+const TOLERANCE = 5e-4; // nats between two levels
 const REACH = 5.2; // of the noise, in deviations
 const NOISE_CELLS = 20; // along an axis on the first level
 
@@ -149,7 +149,7 @@ export class Truth {
         sum += weight * (joint[s] - logQ[s]);
       }
       const found = sum / mass;
-      if (roughly || Math.abs(found - last) < TOLERANCE || n >= 8 * NOISE_CELLS) return found;
+      if (roughly || Math.abs(found - last) < TOLERANCE || n >= 4 * NOISE_CELLS) return found;
       level(found);
       last = found;
     }

@@ -80,7 +80,6 @@ export function serve(scope) {
 
   scope.onmessage = ({ data }) => {
     if (data.kind === "start") start(data);
-    if (data.kind === "forget") latest = data.id;
     if (data.kind === "ask" || data.kind === "refine") {
       latest = data.id;
       if (data.kind === "ask") answer(data);
