@@ -16,7 +16,7 @@ from flowvae.files import replacing, write_csv
 from flowvae.runs import Run, RunLike, opened
 from flowvae.vae import VAE, RefinedVAE
 
-__all__ = ["decoded_means", "encode", "reconstruct", "sample"]
+__all__ = ["decoded_means", "encode", "reconstruct", "sample", "suffix_of"]
 
 
 @torch.no_grad()
@@ -120,7 +120,7 @@ def encode(
     """
     if split not in ("test", "train"):
         raise UserError(f"split: expected test or train, got {split!r}")
-    suffix = None if out is None else _suffix(out, ".npz", ".csv")
+    suffix = None if out is None else suffix_of(out, ".npz", ".csv")
     run = opened(run, device, data)
     chosen: Split = getattr(run.dataset, split)
     z, log_q = encode_split(_refined(run, refine), chosen, run.generator(seed))
@@ -155,7 +155,12 @@ def _shaped(run: Run, x: torch.Tensor) -> np.ndarray:
     return x.cpu().reshape(-1, *run.model.data_shape).numpy()
 
 
-def _suffix(out: str | Path, *allowed: str) -> str:
+def suffix_of(out: str | Path, *allowed: str) -> str:
+    """The ending of a file's name, in lower case.
+
+    Raises:
+        UserError: it is none of those allowed.
+    """
     suffix = Path(out).suffix.lower()
     if suffix not in allowed:
         raise UserError(f"out: expected a file ending in {' or '.join(allowed)}, got {out}")
@@ -172,7 +177,7 @@ def _write_data(
 ) -> None:
     """Arrays as they are, as a picture, or as rows of a table: those of all arrays by turns."""
     table = (".csv",) if run.model.columns is not None else ()
-    suffix = _suffix(out, ".png", ".npz", *table)
+    suffix = suffix_of(out, ".png", ".npz", *table)
     if suffix == ".npz":
         _write_npz(out, arrays)
     elif suffix == ".csv":

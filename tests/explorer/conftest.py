@@ -70,8 +70,11 @@ def images(count: int, shape: tuple[int, ...]) -> np.ndarray:
 def run_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., flowvae.Run]:
     """A short run on images of a shape, with three classes."""
 
-    def trained(shape: tuple[int, ...] = (9, 7), **settings: Any) -> flowvae.Run:
-        pixels = np.round(255 * images(260, shape)) / 255
+    def trained(
+        shape: tuple[int, ...] = (9, 7), scale: tuple[float, float] = (0.0, 1.0), **settings: Any
+    ) -> flowvae.Run:
+        low, high = scale
+        pixels = low + (high - low) * np.round(255 * images(260, shape)) / 255
         labels = np.arange(260) % 3
         data = Dataset.from_arrays(pixels[:200], pixels[200:], labels[:200], labels[200:])
         options = {"epochs": 10, "hidden_dims": (24,), "learning_rate": 3e-3, **settings}

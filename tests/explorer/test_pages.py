@@ -48,6 +48,75 @@ def test_shapes_and_dimensions(show, run_of, shape, settings):
     assert page.locator("#strip canvas").count() == 10
 
 
+def test_what_is_decoded_lies_under_the_pointer(show, run_of):
+    run = run_of(posterior="planar", num_flows=1, latent_dim=5)
+    page = show(flowvae.explore(run).path)
+    settled(page)
+    under = """
+      ([across, up, place]) => {
+        const page = window.flowvaeExplorer;
+        for (const [id, name] of [["first", across], ["second", up]]) {
+          const select = document.getElementById(id);
+          select.selectedIndex = [...select.options].findIndex((o) => o.text.startsWith(name));
+          select.dispatchEvent(new Event("change"));
+        }
+        return [...page.map.onPlane(page.map.under(place))];
+      }
+    """
+    for across, up in (("component 1", "component 2"), ("component 1", "z₁"), ("z₃", "z₂")):
+        found = page.evaluate(under, [across, up, [0.5, -0.4]])
+        assert found == pytest.approx([0.5, -0.4], abs=1e-5)
+    chosen = page.evaluate(
+        "[...document.getElementById('second').options].filter((o) => o.disabled).length"
+    )
+    assert chosen == 1
+    # An axis has the numbers of z itself.
+    page.evaluate(under, ["z₃", "z₂", [0.0, 0.0]])
+    z, flat = page.evaluate(
+        "[[...flowvaeExplorer.mean()], [...flowvaeExplorer.map.onPlane(flowvaeExplorer.mean())]]"
+    )
+    assert flat == pytest.approx([z[2], z[1]], abs=1e-6)
+
+
+def test_questions_that_were_overtaken_are_not_answered(show, run_of):
+    run = run_of(posterior="planar", num_flows=1, latent_dim=5)
+    page = show(flowvae.explore(run).path)
+    settled(page)
+    answers = page.evaluate(
+        """() => new Promise((resolve) => {
+             const page = window.flowvaeExplorer;
+             const heard = [];
+             const hear = page.hear.bind(page);
+             page.hear = (message) => {
+               heard.push(message.id);
+               hear(message);
+               if (message.id === page.asked) resolve(heard.length);
+             };
+             for (let i = 0; i < 30; i++) page.ask();
+           })"""
+    )
+    assert answers <= 2
+
+
+def test_images_are_shown_over_their_range(show, run_of):
+    run = run_of(posterior="planar", num_flows=1, likelihood="gaussian", scale=(-3.0, 5.0))
+    page = show(flowvae.explore(run).path)
+    settled(page)
+    shape = page.evaluate("flowvaeExplorer.spec.shape")
+    x = run.dataset.test.values()
+    assert shape["low"] == pytest.approx(x.min().item(), abs=0.5)
+    assert shape["high"] == pytest.approx(x.max().item(), abs=0.5)
+    greys = page.evaluate(
+        """() => {
+             const canvas = document.getElementById("pad");
+             const { width, height } = canvas;
+             return new Set(canvas.getContext("2d").getImageData(0, 0, width, height).data).size;
+           }"""
+    )
+    assert greys > 20
+    assert not page.is_visible("#clear")
+
+
 def check_bounds(page: Any, model: flowvae.VAE) -> None:
     """The bounds of 512 draws against PyTorch's of many more."""
     x = torch.tensor([page.evaluate("Array.from(flowvaeExplorer.x)")])
@@ -66,7 +135,10 @@ def check_bounds(page: Any, model: flowvae.VAE) -> None:
         {"posterior": "radial", "num_flows": 20},
         {"posterior": "full_gaussian"},
         {"posterior": "gaussian", "prior": "flow", "num_flows": 2},
-        {"posterior": "gaussian", "network": "gated_conv", "channels": (4, 4)},
+        pytest.param(
+            {"posterior": "gaussian", "network": "gated_conv", "channels": (4, 4)},
+            marks=pytest.mark.slow,
+        ),
         {"posterior": "sylvester_householder", "latent_dim": 4, "num_flows": 2},
     ],
     ids=lambda settings: "-".join(str(v) for v in settings.values()),
@@ -173,6 +245,19 @@ def test_the_page_holds_no_import(run_of):
     assert "import {" not in page
     assert "{{" not in page
     assert "http" not in page.replace("http-equiv", "")
+
+
+def test_a_file_of_another_kind_is_not_overwritten(run_of):
+    run = run_of(posterior="planar", num_flows=1)
+    before = (run.path / "model.safetensors").read_bytes()
+    with pytest.raises(flowvae.UserError, match=r"out: expected a file ending in .html"):
+        flowvae.explore(run, out=run.path / "model.safetensors")
+    assert (run.path / "model.safetensors").read_bytes() == before
+
+
+def test_large_data_make_no_endless_page(run_of):
+    run = run_of(shape=(64, 64, 3), posterior="radial", num_flows=1, latent_dim=4)
+    assert flowvae.explore(run).path.stat().st_size < 12e6
 
 
 def test_the_command(run_of, capsys):

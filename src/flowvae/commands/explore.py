@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,5 +30,15 @@ def explore(run: Path, out: Path | None, no_open: bool, **options: Any) -> None:
     page = write_page(open_with(run, options), out=out, **options)
     size = page.path.stat().st_size / 1e6
     click.echo(f"Wrote {page.path} ({size:.1f} MB)")
-    if not no_open:
+    if no_open:
+        return
+    if _has_display():
         click.launch(page.path.resolve().as_uri())
+    else:
+        click.echo(f"Open {page.path.resolve().as_uri()} in a browser")
+
+
+def _has_display() -> bool:
+    """Whether a browser can be opened: without a screen, one in the terminal would take it over."""
+    screens = ("DISPLAY", "WAYLAND_DISPLAY")
+    return sys.platform in ("darwin", "win32") or any(os.environ.get(name) for name in screens)

@@ -49,9 +49,13 @@ class Arrays:
             return self.add(as_bytes.clamp(0, 255), "u1")
         return self.add(values)
 
-    def add_shown(self, values: torch.Tensor, image: bool) -> int:
-        """What is only looked at: of images, bytes are enough."""
-        return self.add((values.clamp(0, 1) * 255).round(), "u1") if image else self.add(values)
+    def add_shown(self, values: torch.Tensor, span: tuple[float, float] | None) -> int:
+        """What is only looked at: of images, whose values span a range, bytes are enough."""
+        if span is None:
+            return self.add(values)
+        low, high = span
+        part = ((values - low) / (high - low)).clamp(0, 1)
+        return self.add((part * 255).round(), "u1")
 
     def base64(self) -> str:
         return base64.b64encode(b"".join(self._parts)).decode("ascii")

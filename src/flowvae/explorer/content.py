@@ -12,7 +12,6 @@ from matplotlib.colors import to_hex
 from torch import Tensor
 
 from flowvae.data import Split
-from flowvae.data.columns import Column
 from flowvae.evaluation import encode_split
 from flowvae.evaluation.quadrature import latent_box
 from flowvae.explorer.arrays import Arrays
@@ -20,6 +19,7 @@ from flowvae.explorer.live import live_model, why_not_live
 from flowvae.explorer.stored import stored_answers
 from flowvae.figures.images import is_image
 from flowvae.figures.style import BLUE, DENSITY, class_colors
+from flowvae.figures.walks import value_names
 from flowvae.runs import Run
 from flowvae.vae import VAE
 
@@ -52,6 +52,8 @@ def page_content(run: Run) -> tuple[dict[str, Any], str]:
     x = examples.values().to(device)
     means = _means(model, x)
     box = latent_box(model, z[None])
+    shape = _shape(model, x, image)
+    span = (shape["low"], shape["high"]) if image else None
     classes, codes = _classes(run, test.labels)
     spec = {
         "title": f"{run.config.model.posterior.name} posterior, {Path(run.dataset.name).name}",
@@ -65,7 +67,7 @@ def page_content(run: Run) -> tuple[dict[str, Any], str]:
         else f"log p(x) is the logarithm of a {run.measure}.",
         "latent_dim": D,
         "data_dim": model.data_dim,
-        "shape": _shape(model, x, image),
+        "shape": shape,
         "pad": image and 1 in _channels(model.data_shape) and _in_unit_interval(run),
         "binary": run.dataset.statistics.binary,
         "box": [corner.tolist() for corner in box],
@@ -85,11 +87,12 @@ def page_content(run: Run) -> tuple[dict[str, Any], str]:
         "directions": {
             "names": directions["names"],
             "scales": directions["scales"],
+            "components": directions["components"],
             "array": arrays.add(directions["vectors"]),
             "origin": arrays.add(z.mean(0)),
         },
         "model": None if reason else live_model(model, arrays),
-        "stored": stored_answers(model, x, means, directions, box, image, arrays)
+        "stored": stored_answers(model, x, means, directions, box, span, arrays)
         if reason
         else None,
     }
@@ -121,6 +124,7 @@ def _directions(z: Tensor) -> dict[str, Any]:
     axes = torch.eye(D)[:_MOST_AXES]
     names = [f"z{_subscript(d + 1)}" for d in range(len(axes))] if D > 1 else ["z"]
     scales = z.std(0, correction=0).cpu()[:_MOST_AXES]
+    count = 0
     if D > 2:
         centred = (z - z.mean(0)).cpu().double()
         _, singular, principal = torch.linalg.svd(centred, full_matrices=False)
@@ -130,7 +134,7 @@ def _directions(z: Tensor) -> dict[str, Any]:
         names = [f"component {i + 1} ({share[i]:.0%})" for i in range(count)] + names
         scales = torch.cat([(singular[:count] / len(z) ** 0.5).float(), scales])
         axes = torch.cat([principal, axes])
-    return {"names": names, "scales": scales.tolist(), "vectors": axes}
+    return {"names": names, "scales": scales.tolist(), "vectors": axes, "components": count}
 
 
 def _subscript(number: int) -> str:
@@ -167,8 +171,11 @@ def _shape(model: VAE, x: Tensor, image: bool) -> dict[str, Any]:
     shape = model.data_shape
     if not image:
         low, high = x.amin(0), x.amax(0)
-        names = _value_names(model.columns, model.data_dim)
+        names = value_names(model.data_dim, model.columns)
         return {"kind": "values", "names": names, "low": low.tolist(), "high": high.tolist()}
+    low, high = min(0.0, x.min().item()), max(1.0, x.max().item())
+    if low < 0 or high > 1:  # not pixels between black and white: as far as these data go
+        low, high = x.min().item(), x.max().item()
     (channels,) = _channels(shape)
     last = len(shape) == 3 and shape[-1] == channels
     height, width = shape[:2] if len(shape) == 2 or last else shape[1:]
@@ -178,14 +185,6 @@ def _shape(model: VAE, x: Tensor, image: bool) -> dict[str, Any]:
         "width": width,
         "channels": channels,
         "channels_last": last,
+        "low": low,
+        "high": high,
     }
-
-
-def _value_names(columns: tuple[Column, ...] | None, P: int) -> list[str]:
-    if columns is None:
-        return [str(i) for i in range(P)]
-    return [
-        column.name if column.width == 1 else f"{column.name}: {category}"
-        for column in columns
-        for category in (column.categories if column.width > 1 else ("",))
-    ]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from flowvae.explorer.content import page_content
 from flowvae.files import write_text
+from flowvae.outputs import suffix_of
 from flowvae.runs import Run, RunLike, opened
 
 __all__ = ["Explorer", "explore"]
@@ -66,6 +67,9 @@ def explore(
     Returns:
         The page, which shows itself in a notebook.
 
+    Raises:
+        UserError: ``out`` is no .html file, or the run or its data cannot be read.
+
     Examples:
         >>> import flowvae, numpy as np
         >>> from flowvae.data import Dataset
@@ -77,6 +81,8 @@ def explore(
         >>> page.path.name, "<canvas" in page.path.read_text(encoding="utf-8")
         ('explore.html', True)
     """
+    if out is not None:
+        suffix_of(out, ".html", ".htm")
     run = opened(run, device, data)
     file = run.path / "explore.html" if out is None else Path(out)
     write_text(file, _page(run))

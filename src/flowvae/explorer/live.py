@@ -23,15 +23,15 @@ def why_not_live(model: VAE) -> str | None:
     """What of a model the page cannot compute; none if it can all of it."""
     head, likelihood, prior = model.posterior_head, model.likelihood, model.prior()
     mixture = isinstance(prior, MixtureDistribution)
-    if not isinstance(model.encoder, MLP):
-        return "a network other than an MLP"
-    if not isinstance(head, GaussianPosterior | PlanarPosterior):
-        return "a posterior other than planar and Gaussian"
     if not (
         isinstance(likelihood, Bernoulli)
         or (isinstance(likelihood, Gaussian) and likelihood.outputs_per_dim == 1)
     ):
         return "a likelihood other than bernoulli and gaussian with one sigma"
+    if not isinstance(model.encoder, MLP):  # of other likelihoods the encoder is wrapped
+        return "a network other than an MLP"
+    if not isinstance(head, GaussianPosterior | PlanarPosterior):
+        return "a posterior other than planar and Gaussian"
     if not isinstance(prior.components if mixture else prior, DiagonalGaussian):
         return "a prior other than a Gaussian and a mixture of Gaussians"
     return None

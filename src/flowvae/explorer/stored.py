@@ -14,7 +14,7 @@ from flowvae.figures.posterior import chosen_layers, square_around
 from flowvae.outputs import decoded_means
 from flowvae.vae import VAE, RefinedVAE
 
-__all__ = ["stored_answers", "traversal_steps"]
+__all__ = ["stored_answers"]
 
 _MESH, _REACH = 33, 4.0
 _CELLS = 64  # along a side of a picture
@@ -24,11 +24,12 @@ _LIMITS: dict[str, Any] = {"tolerance": 2e-3, "most_cells": 2**14}
 _DRAWS = 1000
 _BOUND_DRAWS = 512
 _PRIOR_DRAWS = 10
-_DECODED_BYTES = 1_500_000
+_DECODED_BYTES, _TRAVERSAL_BYTES = 1_500_000, 3_000_000
 _MOST_DIRECTIONS = 6
 _MOST_LAYERS = 8
 
-traversal_steps = [-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0]
+Span = tuple[float, float] | None  # the range of an image's values
+_STEPS = [-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0]
 
 
 def stored_answers(
@@ -37,23 +38,26 @@ def stored_answers(
     means: Tensor,
     directions: dict[str, Any],
     box: tuple[Tensor, Tensor],
-    image: bool,
+    span: Span,
     arrays: Arrays,
 ) -> dict[str, Any]:
-    """Posteriors, reconstructions, traversals and figures of data x (N, P)."""
+    """Posteriors, reconstructions, traversals and figures of data x (N, P).
+
+    ``span`` is the range of an image's values, none of other data.
+    """
     device = x.device
     reconstructions = model.decode(means).mean
     prior = model.sample(_PRIOR_DRAWS, torch.Generator(device).manual_seed(0))
     found: dict[str, Any] = {
         "layers": [0],
         "num_flows": 0,
-        "reconstructions": {"array": arrays.add_shown(reconstructions, image)},
-        "prior": {"array": arrays.add_shown(prior, image), "count": len(prior)},
-        "traversals": _traversals(model, means, directions, image, arrays),
+        "reconstructions": {"array": arrays.add_shown(reconstructions, span)},
+        "prior": {"array": arrays.add_shown(prior, span), "count": len(prior)},
+        "traversals": _traversals(model, means, directions, span, arrays),
     }
     if model.latent_dim == 2:
         found |= _planes(model, x, arrays)
-        found["decoded"] = _decoded(model, box, image, arrays)
+        found["decoded"] = _decoded(model, box, span, arrays)
     else:
         found["numbers"] = _bounds(model, x)
     return found
@@ -72,31 +76,37 @@ def _bounds(model: VAE, x: Tensor) -> list[dict[str, float]]:
 
 
 def _traversals(
-    model: VAE, means: Tensor, directions: dict[str, Any], image: bool, arrays: Arrays
+    model: VAE,
+    means: Tensor,
+    directions: dict[str, Any],
+    span: Span,
+    arrays: Arrays,
 ) -> dict[str, Any]:
-    vectors = directions["vectors"][:_MOST_DIRECTIONS].to(means)
-    scales = torch.tensor(directions["scales"][:_MOST_DIRECTIONS]).to(means)
-    steps = torch.tensor(traversal_steps).to(means)
+    each = len(means) * len(_STEPS) * model.data_dim * (4 if span is None else 1)
+    count = max(1, min(_MOST_DIRECTIONS, _TRAVERSAL_BYTES // each))
+    vectors = directions["vectors"][:count].to(means)
+    scales = torch.tensor(directions["scales"][:count]).to(means)
+    steps = torch.tensor(_STEPS).to(means)
     moves = (scales[:, None] * vectors)[:, None] * steps[:, None]  # (directions, steps, D)
     z = means[:, None, None] + moves
     values = decoded_means(model, z.flatten(0, -2))
     return {
-        "array": arrays.add_shown(values, image),
-        "names": directions["names"][:_MOST_DIRECTIONS],
-        "steps": traversal_steps,
+        "array": arrays.add_shown(values, span),
+        "names": directions["names"][:count],
+        "steps": _STEPS,
     }
 
 
-def _decoded(model: VAE, box: tuple[Tensor, Tensor], image: bool, arrays: Arrays) -> dict[str, Any]:
+def _decoded(model: VAE, box: tuple[Tensor, Tensor], span: Span, arrays: Arrays) -> dict[str, Any]:
     """E[x|z] over the inner half of the box: where prior and data lie."""
     low, high = box
     low, high = low + (high - low) / 4, high - (high - low) / 4
-    each = model.data_dim * (1 if image else 4)
+    each = model.data_dim * (4 if span is None else 1)
     side = max(4, min(32, int((_DECODED_BYTES / each) ** 0.5)))
     axes = [low[i] + (high[i] - low[i]) * (torch.arange(side) + 0.5).to(low) / side for i in (0, 1)]
     z = torch.cartesian_prod(*axes)
     return {
-        "array": arrays.add_shown(decoded_means(model, z), image),
+        "array": arrays.add_shown(decoded_means(model, z), span),
         "side": side,
         "low": low.tolist(),
         "high": high.tolist(),

@@ -12,7 +12,7 @@ from flowvae.data.columns import Column
 from flowvae.figures.images import image_rows, is_image
 from flowvae.figures.style import class_colors, new_figure
 
-__all__ = ["interpolation_figure", "traversal_figure"]
+__all__ = ["interpolation_figure", "traversal_figure", "value_names"]
 
 _MOST_LINES = 8
 
@@ -75,7 +75,7 @@ def _lines(
     ends: np.ndarray | None = None,
 ) -> None:
     """The values (steps, P) that move most, a line each."""
-    names = _value_names(values.shape[1], columns)
+    names = value_names(values.shape[1], columns)
     moved = np.ptp(values, axis=0)
     chosen = np.sort(np.argsort(-moved, kind="stable")[:_MOST_LINES])
     for place, color in zip(chosen, class_colors(len(chosen)), strict=True):
@@ -92,7 +92,7 @@ def _lines(
     panel.spines[["top", "right"]].set_visible(False)
 
 
-def _value_names(P: int, columns: Sequence[Column] | None) -> list[str]:
+def value_names(P: int, columns: Sequence[Column] | None) -> list[str]:
     """What each of the P values is: of categories their probabilities."""
     if columns is None:
         return [f"value {p}" for p in range(P)]

@@ -56,9 +56,17 @@ export class Page {
       const dark = matchMedia("(prefers-color-scheme: dark)").matches;
       const now = root.dataset.theme ?? (dark ? "dark" : "light");
       root.dataset.theme = now === "dark" ? "light" : "dark";
-      this.show();
-      this.redraw();
+      this.recolor();
     });
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.recolor());
+  }
+
+  /** Bars and planes have the theme's colours. */
+  recolor() {
+    this.show();
+    this.traversal?.show();
+    this.map.showStrip();
+    this.redraw();
   }
 
   showParts() {
@@ -74,6 +82,9 @@ export class Page {
     this.worker = new Worker(address);
     URL.revokeObjectURL(address);
     this.worker.onmessage = ({ data }) => this.hear(data);
+    this.worker.onerror = ({ message }) => {
+      element("status").textContent = `what is computed beside the page has failed: ${message}`;
+    };
     this.worker.postMessage({ kind: "start", spec: this.spec, arrays: this.arrays });
     element("status").textContent = "decoding the plane…";
   }
@@ -93,22 +104,29 @@ export class Page {
     }
   }
 
-  answered({ truth, elbo, bound, draws, logProb, done }) {
+  answered({ truth, elbo, bound, draws, kl, settled }) {
     if (truth) {
       this.level = pictureOf(truth, this.spec.box);
       this.numbers.logProb = truth.logProb;
     }
     if (elbo !== undefined) this.numbers.elbo = elbo;
+    if (kl !== undefined) this.numbers.kl = kl;
     if (bound !== undefined) Object.assign(this.numbers, { bound, draws });
-    if (done) {
-      this.settled = true;
-      if (logProb !== undefined) this.numbers.kl = logProb - elbo;
-    }
+    if (settled === undefined) return;
+    this.settled = settled;
+    this.done();
   }
 
-  refinedTo({ step, loc, lower, elbo }) {
+  refinedTo({ step, loc, lower, elbo, settled }) {
     this.refined = { step, loc, lower, elbo };
-    this.settled = step === REFINE_STEPS;
+    this.settled = settled;
+    if (step === REFINE_STEPS) this.done();
+  }
+
+  /** Nothing is being computed: what has no ≈ before it is as exact as asked. */
+  done() {
+    this.working = false;
+    element("status").textContent = "";
   }
 
   /** Pick one of the test data. */
@@ -116,6 +134,7 @@ export class Page {
     this.index = index;
     const x = datum(this.arrays[this.spec.examples.x], index, this.model.P);
     this.pad?.set(x);
+    this.map?.leave();
     this.take(x, index);
   }
 
@@ -132,20 +151,24 @@ export class Page {
       this.settled = true;
     }
     for (const button of element("examples").children) {
-      button.setAttribute("aria-pressed", String(Number(button.dataset.index) === index));
+      const chosen = Number(button.dataset.index) === index;
+      button.setAttribute("aria-pressed", String(chosen));
+      button.tabIndex = chosen || (index === null && button.dataset.index === "0") ? 0 : -1;
     }
     this.reconstructed = this.live
       ? this.model.decode(this.mean())
       : this.model.reconstruction(index);
     this.ask();
     this.show();
-    this.traversal?.show();
+    if (!this.pad?.drawing) this.traversal?.show();
     this.redraw();
   }
 
   ask() {
     this.asked += 1;
     if (!this.live || !this.ready) return;
+    this.working = true;
+    element("status").textContent = "integrating…";
     this.worker.postMessage({ kind: "ask", id: this.asked, x: this.x, q: this.q });
   }
 
@@ -156,7 +179,9 @@ export class Page {
       this.redraw();
       return;
     }
-    if (!this.ready || this.numbers.kl === undefined) return;
+    if (!this.ready || this.working) return;
+    this.working = true;
+    element("status").textContent = "refining…";
     this.settled = false;
     this.asked += 1;
     const question = { id: this.asked, x: this.x, q: this.q, steps: REFINE_STEPS, pace: PACE };
@@ -197,17 +222,26 @@ export class Page {
       if (spec.shape.kind === "image") {
         button.append(thumbnail(spec.shape, datum(x, n, this.model.P), button.title));
       } else {
-        button.textContent = spec.examples.names?.[n] ?? String(n);
+        button.textContent = String(n);
       }
       button.addEventListener("click", () => this.choose(n));
       list.append(button);
     }
+    list.addEventListener("keydown", (event) => {
+      const moves = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1 };
+      const next = list.children[Number(event.target.dataset.index) + moves[event.key]];
+      if (next === undefined) return;
+      event.preventDefault();
+      next.focus();
+      next.click();
+    });
     const drawable = this.live && spec.pad;
     element("pad").classList.toggle("drawable", drawable);
     element("pad-buttons").hidden = !drawable;
     if (!drawable) return;
     element("pad").tabIndex = 0;
-    this.pad = new Pad(element("pad"), spec.shape, spec.binary, (x) => this.take(x, null));
+    const rest = () => this.traversal?.show();
+    this.pad = new Pad(element("pad"), spec, (x) => this.take(x, null), rest);
     element("clear").addEventListener("click", () => this.pad.clear());
   }
 
@@ -239,10 +273,12 @@ export class Page {
           return row;
         }),
     );
+    element("refine").disabled = this.live && (this.working || this.numbers.kl === undefined);
     const step = this.refined?.step;
     element("refine-step").textContent =
       step === undefined ? "" : `step ${step} of ${REFINE_STEPS}`;
     document.body.dataset.settled = String(this.settled);
+    document.body.dataset.working = String(Boolean(this.working));
   }
 
   /** Draw the planes with the next frame. */

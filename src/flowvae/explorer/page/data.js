@@ -6,7 +6,7 @@ export function drawDatum(canvas, shape, x, other = null) {
   else drawBars(canvas, shape, x, other);
 }
 
-function drawImage(canvas, { height, width, channels, channels_last }, x) {
+function drawImage(canvas, { height, width, channels, channels_last, low, high }, x) {
   canvas.width = width;
   canvas.height = height;
   const image = new ImageData(width, height);
@@ -14,7 +14,8 @@ function drawImage(canvas, { height, width, channels, channels_last }, x) {
     for (let c = 0; c < 3; c++) {
       const channel = channels === 3 ? c : 0;
       const at = channels_last ? p * channels + channel : channel * width * height + p;
-      image.data[4 * p + c] = Math.round(255 * Math.max(0, Math.min(1, x[at])));
+      const part = (x[at] - low) / (high - low);
+      image.data[4 * p + c] = Math.round(255 * Math.max(0, Math.min(1, part)));
     }
     image.data[4 * p + 3] = 255;
   }
@@ -28,10 +29,12 @@ function drawBars(canvas, { names, low, high }, x, other) {
   const [ink, first, second] = ["--ink", "--accent", "--second"].map((v) => style.getPropertyValue(v));
   const line = 15;
   const few = x.length <= MOST_BARS;
-  canvas.width = 300;
-  canvas.height = few ? line * x.length + 4 : 150;
+  const ratio = window.devicePixelRatio || 1;
+  canvas.width = 300 * ratio;
+  canvas.height = (few ? line * x.length + 4 : 150) * ratio;
+  canvas.title = few ? names.join("\n") : "";
   const context = canvas.getContext("2d");
-  context.clearRect(0, 0, canvas.width, canvas.height);
+  context.scale(ratio, ratio);
   const part = (v, i) => Math.max(0, Math.min(1, (v - low[i]) / (high[i] - low[i] || 1)));
   if (few) {
     context.font = "11px system-ui, sans-serif";
@@ -39,7 +42,7 @@ function drawBars(canvas, { names, low, high }, x, other) {
     for (let i = 0; i < x.length; i++) {
       const y = line * i + 2;
       context.fillStyle = ink;
-      context.fillText(names[i], 2, y + line / 2, 126);
+      context.fillText(shortened(names[i], 126, context), 2, y + line / 2);
       context.fillStyle = first;
       context.fillRect(132, y + 2, Math.max(1, 164 * part(x[i], i)), other ? 5 : 10);
       if (other === null) continue;
@@ -59,6 +62,13 @@ function drawBars(canvas, { names, low, high }, x, other) {
   }
 }
 
+function shortened(text, width, context) {
+  if (context.measureText(text).width <= width) return text;
+  let kept = text.length;
+  while (kept > 1 && context.measureText(`${text.slice(0, kept)}…`).width > width) kept--;
+  return `${text.slice(0, kept)}…`;
+}
+
 /** A small canvas with a datum, and a name for those who do not see it. */
 export function thumbnail(shape, x, label) {
   const canvas = document.createElement("canvas");
@@ -70,7 +80,7 @@ export function thumbnail(shape, x, label) {
 
 /** A pad to draw an image on with mouse, pen or finger; keys move a cursor, space paints. */
 export class Pad {
-  constructor(canvas, shape, binary, onChange) {
+  constructor(canvas, { shape, binary }, onChange, onRest) {
     Object.assign(this, { canvas, shape, binary, onChange });
     this.ink = new Float32Array(shape.height * shape.width);
     this.cursor = [Math.floor(shape.width / 2), Math.floor(shape.height / 2)];
@@ -86,10 +96,19 @@ export class Pad {
       this.stroke(this.last, here);
       this.last = here;
     });
-    const stop = () => (this.last = null);
+    const stop = () => {
+      if (!this.drawing) return;
+      this.last = null;
+      onRest();
+    };
     canvas.addEventListener("pointerup", stop);
     canvas.addEventListener("pointercancel", stop);
     canvas.addEventListener("keydown", (event) => this.key(event));
+    for (const change of ["focus", "blur"]) canvas.addEventListener(change, () => this.show());
+  }
+
+  get drawing() {
+    return this.last !== null;
   }
 
   place(event) {

@@ -28,6 +28,7 @@ export class MapView {
     canvas.addEventListener("pointermove", (event) => this.point(this.plane.at(event)));
     canvas.addEventListener("pointerdown", (event) => this.point(this.plane.at(event)));
     canvas.addEventListener("keydown", (event) => this.key(event));
+    for (const gone of ["pointerleave", "blur"]) canvas.addEventListener(gone, () => this.leave());
     element("from").addEventListener("click", () => this.end(0));
     element("to").addEventListener("click", () => this.end(1));
     element("prior").addEventListener("click", () => this.samplePrior());
@@ -49,6 +50,13 @@ export class MapView {
     const vectors = page.arrays[directions.array];
     this.origin = page.arrays[directions.origin];
     const update = () => {
+      this.cursor = null; // a place on another plane
+      selects.forEach((select, i) => {
+        for (const option of select.options) {
+          option.disabled = selects.length > 1 && option.value === selects[1 - i].value;
+        }
+      });
+      this.centred = selects.map((s) => Number(s.value) < directions.components);
       this.axes = selects.map((s) => vectors.subarray(D * s.value, D * (Number(s.value) + 1)));
       this.names = selects.map((s) => directions.names[s.value]);
       if (D === 1) this.names[1] = "spread at random";
@@ -76,7 +84,8 @@ export class MapView {
           continue;
         }
         for (let d = 0; d < D; d++) {
-          flat[2 * s + i] += (z[s * D + d] - this.origin[d]) * this.axes[i][d];
+          const from = this.centred[i] ? this.origin[d] : 0;
+          flat[2 * s + i] += (z[s * D + d] - from) * this.axes[i][d];
         }
       }
     }
@@ -90,10 +99,27 @@ export class MapView {
     const own = this.page.mean();
     const now = this.onPlane(own);
     const z = Float64Array.from(own);
+    const moved = [0, 1].map((i) => place[i] - now[i]);
+    const along = D === 1 ? [moved[0], 0] : this.solve(moved);
     for (const i of D === 1 ? [0] : [0, 1]) {
-      for (let d = 0; d < D; d++) z[d] += (place[i] - now[i]) * this.axes[i][d];
+      for (let d = 0; d < D; d++) z[d] += along[i] * this.axes[i][d];
     }
     return z;
+  }
+
+  /** How far to go along each of the two directions, which may be oblique, to move so on the map. */
+  solve([first, second]) {
+    const dot = (a, b) => a.reduce((sum, v, d) => sum + v * b[d], 0);
+    const [a, b] = this.axes;
+    const [aa, ab, bb] = [dot(a, a), dot(a, b), dot(b, b)];
+    const determinant = aa * bb - ab * ab;
+    return [(bb * first - ab * second) / determinant, (aa * second - ab * first) / determinant];
+  }
+
+  leave() {
+    if (this.cursor === null) return;
+    this.cursor = null;
+    this.page.redraw();
   }
 
   point(place) {
@@ -107,7 +133,7 @@ export class MapView {
     if (move === undefined) return;
     event.preventDefault();
     const { low, high } = this.plane;
-    const from = this.cursor ?? [0, 1].map((i) => (low[i] + high[i]) / 2);
+    const from = this.cursor ?? Array.from(this.onPlane(this.page.mean()));
     this.point(from.map((v, i) => v + (move[i] * (high[i] - low[i])) / 60));
   }
 
@@ -124,6 +150,7 @@ export class MapView {
     }
     const mean = this.onPlane(page.mean());
     plane.cross([mean[0], mean[1]], ink);
+    if (this.cursor !== null) plane.ring(this.cursor, ink);
     plane.axes(ink, this.names);
     this.drawPreview();
   }
@@ -199,9 +226,15 @@ export class MapView {
   }
 
   show(name, rows) {
-    const strip = document.getElementById("strip");
+    this.shown = { name, rows };
     document.getElementById("strip-name").textContent = name;
-    strip.replaceChildren(
+    this.showStrip();
+  }
+
+  showStrip() {
+    if (!this.shown) return;
+    const { name, rows } = this.shown;
+    document.getElementById("strip").replaceChildren(
       ...rows.map((x, s) => thumbnail(this.page.spec.shape, x, `${name}, ${s + 1}`)),
     );
   }

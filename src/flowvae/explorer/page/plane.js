@@ -162,6 +162,17 @@ export class Plane {
     }
   }
 
+  ring([a, b], color) {
+    const { context } = this;
+    for (const [style, width] of [["white", 4], [color, 2]]) {
+      context.strokeStyle = style;
+      context.lineWidth = width * this.ratio;
+      context.beginPath();
+      context.arc(this.x(a), this.y(b), 6 * this.ratio, 0, 2 * Math.PI);
+      context.stroke();
+    }
+  }
+
   /** Where a picture passes a part of its peak: segments by marching squares. */
   outline({ low, high, shape, values }, part, color) {
     const [n1, n2] = shape;
@@ -197,7 +208,7 @@ export class Plane {
     const { context, canvas } = this;
     context.fillStyle = color;
     context.font = `${11 * this.ratio}px system-ui, sans-serif`;
-    const apart = 90 * this.ratio; // pixels between ticks, about
+    const apart = Math.min(90 * this.ratio, canvas.width / 4); // pixels between ticks, at most
     const step = niceStep(((this.high[0] - this.low[0]) * apart) / canvas.width);
     const digits = Math.max(0, -Math.floor(Math.log10(step)));
     const pad = 4 * this.ratio;
@@ -228,7 +239,7 @@ export class Plane {
 
 function niceStep(rough) {
   const power = 10 ** Math.floor(Math.log10(rough));
-  return [1, 2, 5, 10].map((m) => m * power).find((s) => s >= rough);
+  return [5, 2, 1].map((m) => m * power).find((s) => s <= rough);
 }
 
 /** A square around points (S, 2) that matter, a little larger. */

@@ -27,6 +27,7 @@ export class PosteriorView {
     const K = page.live ? page.model.head.K : this.layers.length - 1;
     this.layer.max = K;
     this.layer.value = K;
+    this.layer.parentElement.hidden = K === 0;
     for (const input of [this.layer, this.samples, this.grid, this.outline, this.whole]) {
       input.addEventListener("input", redraw);
     }
@@ -113,8 +114,8 @@ export class PosteriorView {
 export function pictureOf({ cells, count, logJoint }, box) {
   const peak = logJoint.reduce((a, b) => Math.max(a, b), -Infinity);
   const seen = [...cells.keys()].filter((s) => logJoint[s] > peak + 2 * SEEN);
-  const first = [0, 1].map((i) => Math.min(...seen.map((s) => cells[s][i])) - 1);
-  const last = [0, 1].map((i) => Math.max(...seen.map((s) => cells[s][i])) + 1);
+  const first = [0, 1].map((i) => seen.reduce((a, s) => Math.min(a, cells[s][i]), Infinity) - 1);
+  const last = [0, 1].map((i) => seen.reduce((a, s) => Math.max(a, cells[s][i]), -1) + 1);
   // Modes far apart, finely resolved: fewer and larger cells.
   const size = [0, 1].map((i) => last[i] - first[i] + 1);
   const coarser = Math.max(1, Math.ceil(Math.max(...size) / PICTURE_CELLS));

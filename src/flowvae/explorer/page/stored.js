@@ -2,12 +2,19 @@
 
 import { datum } from "./model.js";
 
+/** What is only looked at: bytes of an image stand for its range of values. */
+function shown(array, index, P, { low, high }) {
+  const values = datum(array, index, P);
+  return array instanceof Uint8Array ? values.map((v) => low + (high - low) * v) : values;
+}
+
 export class StoredModel {
   constructor(spec, arrays) {
     const { stored } = spec;
     this.D = spec.latent_dim;
     this.P = spec.data_dim;
     this.stored = stored;
+    this.shown = (array, index) => shown(arrays[array], index, this.P, spec.shape);
     this.arrays = arrays;
     this.layers = stored.layers;
     this.part = (name, index) => {
@@ -52,7 +59,7 @@ export class StoredModel {
   }
 
   reconstruction(index) {
-    return datum(this.arrays[this.stored.reconstructions.array], index, this.P);
+    return this.shown(this.stored.reconstructions.array, index);
   }
 
   /** E[x|z] of n points where D = 2: that of the nearest point of a grid. */
@@ -65,7 +72,7 @@ export class StoredModel {
         const place = Math.floor(((z[2 * s + i] - low[i]) / (high[i] - low[i])) * side);
         return Math.max(0, Math.min(side - 1, place));
       });
-      found.set(datum(this.arrays[array], cell[0] * side + cell[1], this.P), s * this.P);
+      found.set(this.shown(array, cell[0] * side + cell[1]), s * this.P);
     }
     return found;
   }
@@ -75,12 +82,12 @@ export class StoredModel {
     const { array, names, steps } = this.stored.traversals;
     const each = names.length * steps.length;
     const values = [];
-    for (let i = 0; i < each; i++) values.push(datum(this.arrays[array], index * each + i, this.P));
+    for (let i = 0; i < each; i++) values.push(this.shown(array, index * each + i));
     return { names, steps, values };
   }
 
   priorSamples() {
     const { array, count } = this.stored.prior;
-    return Array.from({ length: count }, (_, i) => datum(this.arrays[array], i, this.P));
+    return Array.from({ length: count }, (_, i) => this.shown(array, i));
   }
 }

@@ -9,7 +9,7 @@ const BLOCK = 64; // points decoded between two looks at the clock
 const FIRST_CUTOFF = 30; // nats below the peak that a coarse cell may lie
 const CUTOFF = 18; // and a finer one
 const RESOLVED = 100; // cells that the density fills at least
-const MOST_CELLS = 16000;
+const MOST_CELLS = 60000;
 const TOLERANCE = 5e-4; // nats between two levels
 const REACH = 5.2; // of the noise, in deviations
 const NOISE_CELLS = 20; // along an axis on the first level
@@ -102,7 +102,7 @@ export class Truth {
 
   /**
    * log p(x) = log ∫ p(x, z) dz: cells that matter are halved until two levels agree.
-   * Gives each level to `level`, and at last {logProb, cells, count, logJoint}.
+   * Gives each level to `level`, and at last {logProb, cells, count, logJoint, settled}.
    */
   async evidence(x, stale, level) {
     const seen = this.coarse(x);
@@ -124,16 +124,17 @@ export class Truth {
       const logProb = total + cellVolume(count);
       const filled = Math.exp(2 * total - logSumExp(logJoint.map((v) => 2 * v)));
       const settled = Math.abs(logProb - last) < TOLERANCE && filled >= RESOLVED;
-      const found = { logProb, cells, count, logJoint };
-      if (settled || cells.length > MOST_CELLS) return found;
+      const found = { logProb, cells, count, logJoint, settled };
+      const peak = logJoint.reduce((a, b) => Math.max(a, b), -Infinity);
+      const next = cells.filter((_, s) => logJoint[s] > peak - CUTOFF);
+      if (settled || 4 * next.length > MOST_CELLS) return found;
       level(found);
       last = logProb;
-      const peak = logJoint.reduce((a, b) => Math.max(a, b), -Infinity);
-      cells = cells.filter((_, s) => logJoint[s] > peak - CUTOFF);
+      cells = next;
     }
   }
 
-  /** ∫ N(ε) [log p(x, z(ε)) - log q(z(ε))] dε on ever finer grids of ε. */
+  /** ∫ N(ε) [log p(x, z(ε)) - log q(z(ε))] dε on ever finer grids of ε: {value, settled}. */
   async elbo(x, q, stale, level = () => {}, roughly = false) {
     let last = Infinity;
     for (let n = NOISE_CELLS; ; n *= 2) {
@@ -148,10 +149,11 @@ export class Truth {
         mass += weight;
         sum += weight * (joint[s] - logQ[s]);
       }
-      const found = sum / mass;
-      if (roughly || Math.abs(found - last) < TOLERANCE || n >= 4 * NOISE_CELLS) return found;
-      level(found);
-      last = found;
+      const value = sum / mass;
+      const settled = Math.abs(value - last) < TOLERANCE;
+      if (roughly || settled || n >= 8 * NOISE_CELLS) return { value, settled };
+      level(value);
+      last = value;
     }
   }
 }

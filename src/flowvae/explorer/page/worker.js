@@ -38,20 +38,25 @@ export function serve(scope) {
     const send = (fields) => scope.postMessage({ kind: "answer", id, ...fields });
     const own = posterior(q);
     if (model.D !== 2) {
-      send({ ...bounds(x, own), done: true });
+      const found = await bounds(x, own, stale);
+      if (found !== null) send({ ...found, settled: true });
       return;
     }
     if (truth === null) return; // the page asks again when the grid is there
     const found = await truth.evidence(x, stale, (level) => send({ truth: level }));
     if (found === null) return;
     send({ truth: found });
-    const elbo = await truth.elbo(x, own, stale, (value) => send({ elbo: value, rough: true }));
-    if (elbo !== null) send({ elbo, logProb: found.logProb, done: true });
+    const elbo = await truth.elbo(x, own, stale, (value) => send({ elbo: value }));
+    if (elbo === null) return;
+    const settled = found.settled && elbo.settled;
+    send({ elbo: elbo.value, kl: found.logProb - elbo.value, settled });
   }
 
-  function bounds(x, q) {
+  async function bounds(x, q, stale) {
     const weights = [];
     for (let start = 0; start < DRAWS; start += 64) {
+      await pause();
+      if (stale()) return null;
       const { z, logQ } = q.atNoise(normals(64 * model.D, 1 + start));
       const joint = model.logJoint(x, z, 64);
       weights.push(...joint.map((value, s) => value - logQ[s]));
@@ -69,7 +74,8 @@ export function serve(scope) {
       const elbo = await truth.elbo(x, refined, stale, undefined, step < steps);
       if (elbo === null) return;
       const { loc, lower } = refined;
-      scope.postMessage({ kind: "refined", id, step, loc, lower, elbo });
+      const settled = step === steps && elbo.settled;
+      scope.postMessage({ kind: "refined", id, step, loc, lower, elbo: elbo.value, settled });
       // Each step is to be seen.
       while (step < steps && Date.now() - begun < pace) {
         await new Promise((resume) => setTimeout(resume, 20));
