@@ -48,26 +48,35 @@ def replacing(path: str | Path, *, durable: bool = False) -> Iterator[Path]:
     """
     path = Path(path)
     temporary = None
+    with _naming(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # The suffix stays: some writers choose the format by it.
+            prefix = f"{_TEMPORARY}{path.stem}-"
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=path.suffix)
+            os.close(handle)
+            temporary = Path(name)
+            yield temporary
+            if durable:
+                _synchronize(temporary)
+            temporary.chmod(0o666 & ~_umask())  # mkstemp makes files private
+            _put_in_place(temporary, path)
+        finally:
+            if temporary is not None:
+                temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """What goes wrong without a name, as on a full disk, or under a temporary one names path."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # The suffix stays: some writers choose the format by it.
-        prefix = f"{_TEMPORARY}{path.stem}-"
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=path.suffix)
-        os.close(handle)
-        temporary = Path(name)
-        yield temporary
-        if durable:
-            _synchronize(temporary)
-        temporary.chmod(0o666 & ~_umask())  # mkstemp makes files private
-        _put_in_place(temporary, path)
+        yield
     except OSError as error:
-        # A full disk has no name, and a temporary one says nothing to a person.
-        if error.errno is None or not (error.filename is None or is_temporary(error.filename)):
+        name = error.filename
+        unknown = name is None or any(map(is_temporary, Path(os.fsdecode(name)).parts))
+        if error.errno is None or not unknown:
             raise
         raise OSError(error.errno, error.strerror, str(path)) from None
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
 
 
 def _put_in_place(temporary: Path, path: Path) -> None:
@@ -88,24 +97,25 @@ def replacing_folder(path: str | Path) -> Iterator[Path]:
         path: the folder; one that is there is removed, with all that is in it.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: it cannot be written; the error names ``path``.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(
-        dir=path.parent, prefix=_TEMPORARY, ignore_cleanup_errors=True
-    ) as temporary:
-        new, old = Path(temporary) / "new", Path(temporary) / "old"
-        new.mkdir()
-        yield new
-        if path.exists():
-            path.rename(old)
-        try:
-            new.rename(path)
-        except OSError:
-            if old.exists():
-                old.rename(path)
-            raise
+    with _naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(
+            dir=path.parent, prefix=_TEMPORARY, ignore_cleanup_errors=True
+        ) as temporary:
+            new, old = Path(temporary) / "new", Path(temporary) / "old"
+            new.mkdir()
+            yield new
+            if path.exists():
+                path.rename(old)
+            try:
+                new.rename(path)
+            except OSError:
+                if old.exists():
+                    old.rename(path)
+                raise
 
 
 def is_temporary(path: Any) -> bool:
