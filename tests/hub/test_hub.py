@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ import yaml
 
 import flowvae
 from flowvae import UserError
-from flowvae.hub.fetching import fetched
+from flowvae.hub.fetching import fetched, is_on_hub
 from tests.helpers.hub import TOKEN, Repository, stand_in
 from tests.helpers.making import call
 
@@ -174,6 +174,15 @@ def test_a_module_of_a_stranger_is_not_imported(hub, tmp_path, monkeypatch):
         flowvae.load("hf://me/theirs")
     assert "of_a_stranger" not in sys.modules
     assert flowvae.load("hf://me/theirs", trust=True).latent_dim == 2
+
+
+def test_a_path_of_any_system_may_be_a_place_on_the_hub(hub):
+    hub.repositories["me/x"] = Repository(files={"a": b"1"})
+    for kind in (str, PurePosixPath, PureWindowsPath):
+        place = kind("hf://me/x")
+        assert is_on_hub(place)
+        assert (fetched(place, "a") / "a").read_bytes() == b"1"
+        assert not is_on_hub(kind("runs/hf:/x"))
 
 
 def test_only_what_is_asked_for_is_downloaded(hub):
