@@ -294,6 +294,9 @@ def read_model(
                 _check_shapes(shapes, config, data_shape, columns)
             model = build_vae(config, data_shape, columns=columns)
             model.load_state_dict({name: opened.get_tensor(name) for name in names})
+        for name, weight in model.named_parameters():
+            if not weight.isfinite().all():
+                raise UserError(f"run: {file}: weight {name} is not finite")
     except UserError:
         raise
     except ValidationError as error:
