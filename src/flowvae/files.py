@@ -13,18 +13,23 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flowvae.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 __all__ = [
     "is_temporary",
     "remove_leftovers",
     "replacing",
     "replacing_folder",
+    "suffix_among",
     "write_bytes",
     "write_csv",
     "write_json",
+    "write_npz",
     "write_text",
 ]
 
@@ -188,3 +193,22 @@ def write_csv(path: str | Path, header: Sequence[str], rows: Sequence[Sequence[A
     writer.writerow(header)
     writer.writerows(rows)
     write_text(path, text.getvalue())
+
+
+def write_npz(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
+    import numpy as np
+
+    with replacing(path) as temporary:
+        np.savez_compressed(temporary, **arrays)  # pyright: ignore[reportArgumentType]
+
+
+def suffix_among(out: str | Path, *allowed: str) -> str:
+    """The ending of a file's name, in small letters, by which its kind is chosen.
+
+    Raises:
+        UserError: it is none of those.
+    """
+    suffix = Path(out).suffix.lower()
+    if suffix not in allowed:
+        raise UserError(f"out: expected a file ending in {' or '.join(allowed)}, got {out}")
+    return suffix
