@@ -138,14 +138,14 @@ def test_pictures_are_those_that_flowvae_draws(hub, run, tmp_path):
     path, own = tmp_path / "run", tmp_path / "private.png"
     shutil.copytree(run.path, path)
     own.write_bytes(b"of somebody")
-    (path / "figures" / "x](javascript:alert(1)).png").write_bytes(b"?")
+    (path / "figures" / "x](elsewhere).png").write_bytes(b"?")
     (path / "figures" / "me.png").symlink_to(own)
     (path / "figures" / "evaluation.png").write_bytes(b"drawn by evaluate --full")
     flowvae.push(path, "me/blobs")
     files = hub.repositories["me/blobs"].files
     drawn = {f"figures/{name}.png" for name in (*picture_names(run), "evaluation")}
     assert {name for name in files if name.endswith(".png")} == drawn
-    assert "javascript" not in files["README.md"].decode()
+    assert "elsewhere" not in files["README.md"].decode()
     before = dict(files)
     (path / "figures" / "samples.png").unlink()
     (path / "figures" / "samples.png").symlink_to(own)
@@ -205,8 +205,13 @@ def test_of_an_environment_only_what_is_known_is_told(hub, run, tmp_path):
 
 def test_what_a_configuration_says_is_no_markdown(run):
     config = run.config.replace(data="/x/a`\n# evil").model_copy(update={"preset": "`\n# evil"})
+    link = config.model.posterior.model_copy(update={"constraint": "[a|b](<c>)\n`"})
+    config = config.model_copy(
+        update={"model": config.model.model_copy(update={"posterior": link})}
+    )
     evaluation = replace(run.evaluation, data="a\n```\n# evil")
     text = card(run.model, config, evaluation, None, [], "me/blobs")
+    assert r"constraint \[a\|b\](\<c\>) \`" in text
     inside = False
     for line in text.splitlines():
         inside ^= line.startswith("```")

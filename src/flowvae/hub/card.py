@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -128,9 +129,11 @@ def _part(part: Part) -> str:
 
 
 def _plain(value: Any) -> str:
+    """Text that is no Markdown, whatever it holds."""
     if isinstance(value, list | tuple):
-        return "×".join(map(str, value)) or "none"
-    return "none" if value is None else one_line(str(value)).replace("|", "\\|")
+        value = "×".join(map(str, value)) or None
+    text = "none" if value is None else one_line(str(value))
+    return re.sub(r"[\\`*\[\]<>|]", r"\\\g<0>", text)
 
 
 def _code(text: str) -> str:
