@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from flowvae import files
-from flowvae.files import replacing, write_csv, write_json, write_text
+from flowvae.files import replacing, replacing_folder, write_csv, write_json, write_text
 
 
 def test_a_failure_leaves_the_old_file_and_no_other(tmp_path):
@@ -39,6 +41,29 @@ def test_folders_are_made_and_modes_are_ordinary(tmp_path):
     plain = tmp_path / "plain"
     plain.touch()
     assert stat.S_IMODE(file.stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
+
+
+@pytest.mark.parametrize("failing", ["mkdtemp", "write", "rename"])
+def test_errors_name_the_folder_and_not_the_temporary_one(failing, tmp_path, monkeypatch):
+    folder = tmp_path / "a"
+    write_text(folder / "old.txt", "old")
+
+    def replace() -> None:
+        with replacing_folder(folder) as new:
+            if failing == "write":
+                (new / "none" / "b").touch()
+            write_text(new / "new.txt", "new")
+            monkeypatch.setattr(Path, "rename", _full_disk)
+
+    if failing == "mkdtemp":
+        monkeypatch.setattr(files.tempfile, "mkdtemp", _full_disk)
+    with pytest.raises(OSError, match=f"'{re.escape(str(folder))}'$"):
+        replace()
+    assert [file.name for file in tmp_path.rglob("*")] == ["a", "old.txt"]
+
+
+def _full_disk(*_: Any, **options: Any) -> None:
+    raise OSError(28, "No space left on device", str(options.get("dir", "/x")) + "/.new-y")
 
 
 @pytest.mark.parametrize(("refusals", "waits"), [(2, 3), (4, 3), (1, 0)])

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import pytest
 import torch
 
 import flowvae
+from flowvae.runs import write_model
 from tests.helpers import OLD_RUNS
-from tests.helpers.making import seeded
+from tests.helpers.making import call, seeded
 
 
 def test_a_model_file_with_foreign_content_is_refused(run, tmp_path):
@@ -19,6 +21,21 @@ def test_a_model_file_with_foreign_content_is_refused(run, tmp_path):
     save_file({"a": torch.zeros(3)}, tmp_path / "model.safetensors")
     with pytest.raises(flowvae.UserError, match="no model of flowvae's"):
         flowvae.load(tmp_path)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_refused(value, run, tmp_path, capsys):
+    model = flowvae.load(run.path)
+    with torch.no_grad():
+        model.get_parameter("decoder.1.bias")[3] = value
+    write_model(tmp_path / "model.safetensors", model, run.config)
+    before = sorted(tmp_path.iterdir())
+    for command in ("export", "explore", "traverse", "interpolate"):
+        assert call(command, tmp_path) == 2
+        error = capsys.readouterr().err
+        assert f"{tmp_path / 'model.safetensors'}: weight decoder.1.bias is not finite" in error
+        assert error.count("\n") == 1
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_nothing_in_a_run_is_a_pickle(run):

@@ -13,18 +13,23 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flowvae.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 __all__ = [
     "is_temporary",
     "remove_leftovers",
     "replacing",
     "replacing_folder",
+    "suffix_among",
     "write_bytes",
     "write_csv",
     "write_json",
+    "write_npz",
     "write_text",
 ]
 
@@ -48,26 +53,35 @@ def replacing(path: str | Path, *, durable: bool = False) -> Iterator[Path]:
     """
     path = Path(path)
     temporary = None
+    with _naming(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # The suffix stays: some writers choose the format by it.
+            prefix = f"{_TEMPORARY}{path.stem}-"
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=path.suffix)
+            os.close(handle)
+            temporary = Path(name)
+            yield temporary
+            if durable:
+                _synchronize(temporary)
+            temporary.chmod(0o666 & ~_umask())  # mkstemp makes files private
+            _put_in_place(temporary, path)
+        finally:
+            if temporary is not None:
+                temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """What goes wrong without a name, as on a full disk, or under a temporary one names path."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # The suffix stays: some writers choose the format by it.
-        prefix = f"{_TEMPORARY}{path.stem}-"
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=path.suffix)
-        os.close(handle)
-        temporary = Path(name)
-        yield temporary
-        if durable:
-            _synchronize(temporary)
-        temporary.chmod(0o666 & ~_umask())  # mkstemp makes files private
-        _put_in_place(temporary, path)
+        yield
     except OSError as error:
-        # A full disk has no name, and a temporary one says nothing to a person.
-        if error.errno is None or not (error.filename is None or is_temporary(error.filename)):
+        name = error.filename
+        unknown = name is None or any(map(is_temporary, Path(os.fsdecode(name)).parts))
+        if error.errno is None or not unknown:
             raise
         raise OSError(error.errno, error.strerror, str(path)) from None
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
 
 
 def _put_in_place(temporary: Path, path: Path) -> None:
@@ -88,24 +102,25 @@ def replacing_folder(path: str | Path) -> Iterator[Path]:
         path: the folder; one that is there is removed, with all that is in it.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: it cannot be written; the error names ``path``.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(
-        dir=path.parent, prefix=_TEMPORARY, ignore_cleanup_errors=True
-    ) as temporary:
-        new, old = Path(temporary) / "new", Path(temporary) / "old"
-        new.mkdir()
-        yield new
-        if path.exists():
-            path.rename(old)
-        try:
-            new.rename(path)
-        except OSError:
-            if old.exists():
-                old.rename(path)
-            raise
+    with _naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(
+            dir=path.parent, prefix=_TEMPORARY, ignore_cleanup_errors=True
+        ) as temporary:
+            new, old = Path(temporary) / "new", Path(temporary) / "old"
+            new.mkdir()
+            yield new
+            if path.exists():
+                path.rename(old)
+            try:
+                new.rename(path)
+            except OSError:
+                if old.exists():
+                    old.rename(path)
+                raise
 
 
 def is_temporary(path: Any) -> bool:
@@ -178,3 +193,22 @@ def write_csv(path: str | Path, header: Sequence[str], rows: Sequence[Sequence[A
     writer.writerow(header)
     writer.writerows(rows)
     write_text(path, text.getvalue())
+
+
+def write_npz(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
+    import numpy as np
+
+    with replacing(path) as temporary:
+        np.savez_compressed(temporary, **arrays)  # pyright: ignore[reportArgumentType]
+
+
+def suffix_among(out: str | Path, *allowed: str) -> str:
+    """The ending of a file's name, in small letters, by which its kind is chosen.
+
+    Raises:
+        UserError: it is none of those.
+    """
+    suffix = Path(out).suffix.lower()
+    if suffix not in allowed:
+        raise UserError(f"out: expected a file ending in {' or '.join(allowed)}, got {out}")
+    return suffix

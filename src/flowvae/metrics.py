@@ -10,8 +10,9 @@ from typing import Any, SupportsIndex, overload
 import numpy as np
 
 from flowvae.errors import UserError
+from flowvae.files import write_csv
 
-__all__ = ["Metrics", "read_metrics"]
+__all__ = ["Metrics", "read_metrics", "write_metrics"]
 
 _EACH_END = 10  # rows that a long table shows of its beginning and of its end
 
@@ -92,7 +93,7 @@ def _cell(row: dict[str, float] | None, name: str) -> str:
 
 
 def read_metrics(file: Path) -> Metrics:
-    """The rows of a file that :meth:`flowvae.Run.save_metrics` wrote; none if it is not there.
+    """The rows of a file that :func:`write_metrics` wrote; none if it is not there.
 
     Raises:
         UserError: it is corrupt.
@@ -104,3 +105,9 @@ def read_metrics(file: Path) -> Metrics:
         return Metrics(dict(zip(header, map(float, row), strict=True)) for row in rows)
     except ValueError as error:
         raise UserError(f"run: {file} is corrupt: {error}") from None
+
+
+def write_metrics(file: Path, rows: Sequence[dict[str, float]]) -> None:
+    """Write rows, at least one, under a line of their names, whole or not at all."""
+    values = [[f"{value:.10g}" for value in row.values()] for row in rows]
+    write_csv(file, list(rows[0]), values)

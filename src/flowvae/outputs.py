@@ -12,11 +12,11 @@ import torch
 from flowvae.data import Column, Split, decode_table
 from flowvae.errors import UserError
 from flowvae.evaluation import encode_split
-from flowvae.files import replacing, write_csv
+from flowvae.files import suffix_among, write_csv, write_npz
 from flowvae.runs import Run, RunLike, opened
 from flowvae.vae import VAE, RefinedVAE
 
-__all__ = ["decoded_means", "encode", "reconstruct", "sample", "suffix_of"]
+__all__ = ["decoded_means", "encode", "reconstruct", "sample"]
 
 
 @torch.no_grad()
@@ -120,7 +120,7 @@ def encode(
     """
     if split not in ("test", "train"):
         raise UserError(f"split: expected test or train, got {split!r}")
-    suffix = None if out is None else suffix_of(out, ".npz", ".csv")
+    suffix = None if out is None else suffix_among(out, ".npz", ".csv")
     run = opened(run, device, data)
     chosen: Split = getattr(run.dataset, split)
     z, log_q = encode_split(_refined(run, refine), chosen, run.generator(seed))
@@ -128,7 +128,7 @@ def encode(
     if chosen.labels is not None:
         found["label"] = chosen.labels.numpy()
     if out is not None and suffix == ".npz":
-        _write_npz(out, found)
+        write_npz(out, found)
     elif out is not None:
         D = found["z"].shape[1]
         header = [*(f"z_{d + 1}" for d in range(D)), *(name for name in found if name != "z")]
@@ -155,31 +155,14 @@ def _shaped(run: Run, x: torch.Tensor) -> np.ndarray:
     return x.cpu().reshape(-1, *run.model.data_shape).numpy()
 
 
-def suffix_of(out: str | Path, *allowed: str) -> str:
-    """The ending of a file's name, in lower case.
-
-    Raises:
-        UserError: it is none of those allowed.
-    """
-    suffix = Path(out).suffix.lower()
-    if suffix not in allowed:
-        raise UserError(f"out: expected a file ending in {' or '.join(allowed)}, got {out}")
-    return suffix
-
-
-def _write_npz(out: str | Path, arrays: dict[str, np.ndarray]) -> None:
-    with replacing(out) as temporary:
-        np.savez_compressed(temporary, **arrays)  # pyright: ignore[reportArgumentType]
-
-
 def _write_data(
     run: Run, out: str | Path, draw: Any, images: Any, arrays: dict[str, np.ndarray]
 ) -> None:
     """Arrays as they are, as a picture, or as rows of a table: those of all arrays by turns."""
     table = (".csv",) if run.model.columns is not None else ()
-    suffix = suffix_of(out, ".png", ".npz", *table)
+    suffix = suffix_among(out, ".png", ".npz", *table)
     if suffix == ".npz":
-        _write_npz(out, arrays)
+        write_npz(out, arrays)
     elif suffix == ".csv":
         columns = run.model.columns or ()
         decoded = {name: decode_table(columns, array) for name, array in arrays.items()}

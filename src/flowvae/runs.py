@@ -23,11 +23,11 @@ from flowvae.data.load import load_configured
 from flowvae.device import choose_device, machine
 from flowvae.errors import UserError, first_complaint, shown
 from flowvae.evaluation import Evaluation
-from flowvae.files import write_bytes, write_csv, write_json, write_text
+from flowvae.files import write_bytes, write_json, write_text
 from flowvae.hub.fetching import fetched, is_on_hub
 from flowvae.likelihoods import Measure, measure_of
 from flowvae.likelihoods.support import check_support
-from flowvae.metrics import Metrics, read_metrics
+from flowvae.metrics import Metrics, read_metrics, write_metrics
 from flowvae.processes import is_first, process_count
 from flowvae.run_folders import check_trust
 from flowvae.vae import VAE, build_vae
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MODEL_FILE",
+    "PACKAGES",
     "Run",
     "load",
     "open_run",
@@ -47,6 +48,8 @@ __all__ = [
 ]
 
 MODEL_FILE = "model.safetensors"
+# Whose versions are recorded with a run.
+PACKAGES = ("flowvae", "torch", "numpy", "pydantic", "safetensors", "matplotlib")
 _ALSO = ("config.yaml", "evaluation.json", "metrics.csv")  # of a run on the hub
 
 
@@ -169,9 +172,8 @@ class Run:
             write_model(self.path / MODEL_FILE, self.model, self.config)
 
     def save_metrics(self, rows: list[dict[str, float]]) -> None:
-        values = [[_short(value) for value in row.values()] for row in rows]
         if is_first():
-            write_csv(self.path / "metrics.csv", list(rows[0]), values)
+            write_metrics(self.path / "metrics.csv", rows)
 
     def save_evaluation(self, evaluation: Evaluation) -> None:
         if is_first():
@@ -180,7 +182,6 @@ class Run:
     def save_environment(self, **facts: Any) -> None:
         """Record how this run came to be; ``facts`` such as status and durations are added."""
         device = next(self.model.parameters()).device
-        packages = ("flowvae", "torch", "numpy", "pydantic", "safetensors", "matplotlib")
         found = {
             "status": None,
             "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
@@ -193,7 +194,7 @@ class Run:
             "processes": process_count(),
             "platform": platform.platform(),
             "python": platform.python_version(),
-            "versions": {name: package_version(name) for name in packages},
+            "versions": {name: package_version(name) for name in PACKAGES},
             "git_commit": _git_commit(),
             "pseudo_likelihood": self.pseudo_likelihood,
             "data": self.dataset.describe(),
@@ -294,6 +295,9 @@ def read_model(
                 _check_shapes(shapes, config, data_shape, columns)
             model = build_vae(config, data_shape, columns=columns)
             model.load_state_dict({name: opened.get_tensor(name) for name in names})
+        for name, weight in model.named_parameters():
+            if not weight.isfinite().all():
+                raise UserError(f"run: {file}: weight {name} is not finite")
     except UserError:
         raise
     except ValidationError as error:
@@ -361,10 +365,6 @@ def _check_shapes(
                 f"weight {shown(name)}: expected shape {expected.get(name, 'none')}, "
                 f"got {found.get(name, 'none')}"
             )
-
-
-def _short(value: float) -> str:
-    return f"{value:.10g}"
 
 
 def package_version(package: str) -> str | None:

@@ -16,8 +16,9 @@ from flowvae.data.dataset import adopt
 from flowvae.distributions import DiagonalGaussian, LatentDistribution
 from flowvae.errors import UserError, shown
 from flowvae.evaluation import encode_split
+from flowvae.files import suffix_among, write_npz
 from flowvae.likelihoods.support import check_support
-from flowvae.outputs import _write_npz, decoded_means, suffix_of
+from flowvae.outputs import decoded_means
 from flowvae.runs import Run, RunLike, opened
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ def traverse(
         raise UserError(f"reach: expected a number above 0, got {shown(reach)}")
     if unit not in ("prior", "aggregate"):
         raise UserError(f"unit: expected prior or aggregate, got {shown(unit)}")
-    suffix = None if out is None else suffix_of(out, ".png", ".npz")
+    suffix = None if out is None else suffix_among(out, ".png", ".npz")
     run = opened(run, device, data)
     prior = run.model.prior()
     if start is None:
@@ -240,7 +241,7 @@ def interpolate(
     _check_counts(steps)
     if path not in ("linear", "spherical"):
         raise UserError(f"path: expected linear or spherical, got {shown(path)}")
-    suffix = None if out is None else suffix_of(out, ".png", ".npz")
+    suffix = None if out is None else suffix_among(out, ".png", ".npz")
     run = opened(run, device, data)
     generator = run.generator(seed)
     x = torch.cat([_datum(run, "first", first), _datum(run, "last", last)])
@@ -378,7 +379,7 @@ def _write(
     out: str | Path, suffix: str, found: Traversal | Interpolation, arrays: dict[str, np.ndarray]
 ) -> None:
     if suffix == ".npz":
-        _write_npz(out, arrays)
+        write_npz(out, arrays)
         return
     from flowvae.figures import save_figure
 

@@ -112,6 +112,23 @@ def test_missing_values_are_refused_or_imputed(tmp_path):
         assert (split.values()[:, 2:5].sum(1) == 1).all()
 
 
+def test_a_row_is_told_by_its_number_in_the_file(tmp_path):
+    header, rows = people()
+    file = tmp_path / "people.csv"
+    trained = load_dataset(str(write_csv(file, header, rows)))
+    for seed in range(4):
+        odd = [list(row) for row in rows]
+        odd[7][0] = odd[20][0] = ""  # one of both is in the training split, or both are
+        write_csv(file, header, odd)
+        with pytest.raises(UserError, match=r"train: .* missing, the first in row (8|21);"):
+            load_dataset(str(file), seed=seed)
+        odd = [list(row) for row in rows]
+        odd[7][2] = "Atlantis"
+        write_csv(file, header, odd)
+        with pytest.raises(UserError, match=r"(train|test): .*, got 'Atlantis' in row 8$"):
+            load_dataset(str(file), seed=seed, columns=trained.columns)
+
+
 HEAD = "age,city\n"
 
 

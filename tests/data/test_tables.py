@@ -65,7 +65,9 @@ def test_new_data_gets_the_transformation_of_the_model(tmp_path):
     np.testing.assert_allclose(found.train.values(), expected, atol=1e-4)
     unknown = [[row[0], row[1], "Paris", row[3]] for row in rows]
     file = write_csv(tmp_path / "c.csv", ["age", "smoker", "city", "ward"], unknown)
-    with pytest.raises(UserError, match=r"'city': expected one of Bergen, .*got 'Paris' in row 1"):
+    with pytest.raises(
+        UserError, match=r"'city': expected one of Bergen.* got 'Paris' in row \d+$"
+    ):
         load_dataset(str(file), columns=first.columns)
     file = write_csv(tmp_path / "d.csv", ["age", "smoker"], [[1, "no"], [2, "yes"], [3, "no"]])
     with pytest.raises(UserError, match="expected a column 'city', got age, smoker"):

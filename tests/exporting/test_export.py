@@ -180,7 +180,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(module, "_differences", lambda *_: found)
 
 
-def test_an_earlier_export_is_replaced_and_other_folders_are_not(quick, run, tmp_path):
+def test_an_earlier_export_is_replaced_and_other_folders_are_not(quick, run, tmp_path, monkeypatch):
     out = tmp_path / "out"
     assert flowvae.export(run, "torch", out) == out
     first = (out / "export.json").read_text()
@@ -197,6 +197,10 @@ def test_an_earlier_export_is_replaced_and_other_folders_are_not(quick, run, tmp
     (out / "export.json").write_text("[" * 10_000)  # tampered with: not known as an export
     with pytest.raises(UserError, match="holds something else"):
         flowvae.export(run, "torch", out)
+    monkeypatch.chdir(tmp_path)
+    for folder in (".", "..", tmp_path):  # before anything is computed
+        with pytest.raises(UserError, match="expected a folder that is not the current one, nor"):
+            flowvae.export(run, "torch", folder)
     file = tmp_path / "file"
     file.touch()
     with pytest.raises(UserError, match="expected a new or empty folder"):

@@ -11,3 +11,13 @@ def test_many_classes_and_none(tmp_path):
     z = np.random.default_rng(0).normal(size=(400, 2))
     for labels in (None, np.arange(400), np.arange(400) % 25, np.zeros(400, int)):
         assert save_figure(latent_scatter(z, labels), tmp_path / "a.png").stat().st_size > 1000
+
+
+def test_points_that_have_no_principal_components_are_shown_along_axes():
+    one = np.array([[1.0, 2.0, 3.0]])
+    for z in (one, np.repeat(one, 4, 0)):
+        axes = latent_scatter(z).axes[0]
+        np.testing.assert_array_equal(axes.collections[0].get_offsets(), z[:, :2])
+        assert (axes.get_xlabel(), axes.get_ylabel()) == ("z₁", "z₂")
+    two = latent_scatter(np.array([[1.0, 2.0, 3.0], [1.0, 2.0, 5.0]])).axes[0]
+    assert two.get_xlabel() == "principal component 1 (100% of variance)"

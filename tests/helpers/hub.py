@@ -201,6 +201,8 @@ class _Handler(BaseHTTPRequestHandler):
                 repository.files[value["path"]] = base64.b64decode(value["content"])
             elif line["key"] == "lfsFile":
                 repository.files[value["path"]] = self.hub.objects[value["oid"]]
+            elif line["key"] == "deletedFile":
+                del repository.files[value["path"]]
         url = f"{self.hub.address}/{name}/commit/{repository.commit}"
         self._answer(
             200, {"commitUrl": url, "commitOid": repository.commit, "pullRequestUrl": None}

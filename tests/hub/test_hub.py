@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from pathlib import Path
+from dataclasses import replace
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import pytest
 import torch
@@ -13,7 +14,9 @@ import yaml
 
 import flowvae
 from flowvae import UserError
-from flowvae.hub.fetching import fetched
+from flowvae.figures import picture_names
+from flowvae.hub.card import card
+from flowvae.hub.fetching import fetched, is_on_hub
 from tests.helpers.hub import TOKEN, Repository, stand_in
 from tests.helpers.making import call
 
@@ -115,6 +118,107 @@ def test_the_card_says_what_it_is(hub, run):
     assert names["z"].shape == (64, 2)
 
 
+def test_a_second_push_leaves_nothing_of_the_first(hub, run, tmp_path):
+    others = {"LICENSE": b"somebody's", "figures/mine.png": b"mine", ".gitattributes": b"lfs"}
+    hub.repositories["me/blobs"] = Repository(files=dict(others))
+    flowvae.push(run, "me/blobs")
+    files = hub.repositories["me/blobs"].files
+    assert {"evaluation.json", "figures/samples.png"} < set(files)
+    path = tmp_path / "run"
+    shutil.copytree(run.path, path)
+    for name in ("evaluation.json", "environment.json"):
+        (path / name).unlink()
+    assert call("push", path, "me/blobs", "--no-figures") == 0
+    own = {"README.md", "config.yaml", "metrics.csv", "model.safetensors"}
+    assert set(files) == own | set(others)
+    assert {name: files[name] for name in others} == others
+
+
+def test_pictures_are_those_that_flowvae_draws(hub, run, tmp_path):
+    path, own = tmp_path / "run", tmp_path / "private.png"
+    shutil.copytree(run.path, path)
+    own.write_bytes(b"of somebody")
+    (path / "figures" / "x](elsewhere).png").write_bytes(b"?")
+    (path / "figures" / "me.png").symlink_to(own)
+    (path / "figures" / "evaluation.png").write_bytes(b"drawn by evaluate --full")
+    flowvae.push(path, "me/blobs")
+    files = hub.repositories["me/blobs"].files
+    drawn = {f"figures/{name}.png" for name in (*picture_names(run), "evaluation")}
+    assert {name for name in files if name.endswith(".png")} == drawn
+    assert "elsewhere" not in files["README.md"].decode()
+    before = dict(files)
+    (path / "figures" / "samples.png").unlink()
+    (path / "figures" / "samples.png").symlink_to(own)
+    with pytest.raises(UserError, match=r"push: expected a file .* a link, .*samples.png"):
+        flowvae.push(path, "me/blobs")
+    shutil.rmtree(path / "figures")
+    (path / "figures").symlink_to(run.figures)
+    with pytest.raises(UserError, match=r"push: expected a file or folder .* a link, .*figures"):
+        flowvae.push(path, "me/blobs")
+    assert files == before
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"versions": "x"}, "versions: input should be an object"),
+        ({"versions": {"torch": "2`\n# evil"}}, "versions.torch: string should match"),
+        ({"device": "cpu`\n\n# evil\n`"}, "device: string should match"),
+        ({"device": ["cpu"]}, "device: input should be a valid string"),
+        ({"python": "3" * 100}, "python: string should have at most 64"),
+        ({"status": "a b"}, "status: string should match"),
+        ({"durations": {"training": float("inf")}}, "durations.training: .*finite"),
+        ({"data": {"shape": [1] * 99}}, "data.shape: "),
+        ({"seed": {"a": 1}}, "seed: input should be a valid integer"),
+    ],
+)
+def test_an_environment_of_a_stranger_is_checked(changed, message, hub, run, tmp_path):
+    path = tmp_path / "run"
+    shutil.copytree(run.path, path)
+    file = path / "environment.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changed))
+    with pytest.raises(UserError, match=rf"environment.json is corrupt: {message}"):
+        flowvae.push(path, "me/blobs")
+    assert not hub.repositories
+
+
+def test_of_an_environment_only_what_is_known_is_told(hub, run, tmp_path):
+    path = tmp_path / "run"
+    shutil.copytree(run.path, path)
+    file = path / "environment.json"
+    versions = {"flowvae": "0.1.0", "torch": None, "evil": "`\n# evil", "numpy": "2.0.0+local"}
+    about = {"versions": versions, "device": "cuda:1", "more": "`\n# evil", "data": {"train": 7}}
+    file.write_text(json.dumps(about))
+    flowvae.push(path, "me/blobs")
+    files = hub.repositories["me/blobs"].files
+    assert json.loads(files["environment.json"]) == {
+        "versions": {"flowvae": "0.1.0", "torch": None, "numpy": "2.0.0+local"},
+        "device": "cuda",
+        "data": {"name": "blobs.npz", "train": 7},
+        "seconds": 0.0,
+    }
+    assert "Trained with flowvae 0.1.0 on `cuda`." in files["README.md"].decode()
+    file.write_text("[" * 100_000)
+    with pytest.raises(UserError, match="environment.json is corrupt"):
+        flowvae.push(path, "me/blobs")
+
+
+def test_what_a_configuration_says_is_no_markdown(run):
+    config = run.config.replace(data="/x/a`\n# evil").model_copy(update={"preset": "`\n# evil"})
+    link = config.model.posterior.model_copy(update={"constraint": "[a|b](<c>)\n`"})
+    config = config.model_copy(
+        update={"model": config.model.model_copy(update={"posterior": link})}
+    )
+    evaluation = replace(run.evaluation, data="a\n```\n# evil")
+    text = card(run.model, config, evaluation, None, [], "me/blobs")
+    assert r"constraint \[a\|b\](\<c\>) \`" in text
+    inside = False
+    for line in text.splitlines():
+        inside ^= line.startswith("```")
+        assert inside or not line.startswith("# evil")
+    assert not inside
+
+
 def test_errors_are_one_line(hub, run, monkeypatch, capsys):
     hub.repositories["me/pictures"] = Repository(files={"README.md": b"of something else"})
     hub.repositories["me/corrupt"] = Repository(files={"model.safetensors": b"\x80\x04."})
@@ -174,6 +278,15 @@ def test_a_module_of_a_stranger_is_not_imported(hub, tmp_path, monkeypatch):
         flowvae.load("hf://me/theirs")
     assert "of_a_stranger" not in sys.modules
     assert flowvae.load("hf://me/theirs", trust=True).latent_dim == 2
+
+
+def test_a_path_of_any_system_may_be_a_place_on_the_hub(hub):
+    hub.repositories["me/x"] = Repository(files={"a": b"1"})
+    for kind in (str, PurePosixPath, PureWindowsPath):
+        place = kind("hf://me/x")
+        assert is_on_hub(place)
+        assert (fetched(place, "a") / "a").read_bytes() == b"1"
+        assert not is_on_hub(kind("runs/hf:/x"))
 
 
 def test_only_what_is_asked_for_is_downloaded(hub):

@@ -17,6 +17,9 @@ from flowvae.errors import UserError, first_complaint
 
 __all__ = ["Config", "DataSection", "EvaluationSection", "ModelSection", "TrainingSection"]
 
+# Of the hub's data sets; ~me/people and ./people are folders.
+_ON_HUB = re.compile(r"hf:(?:\w[\w.-]*/)?\w[\w.-]*(?::[\w.-]+)?", re.ASCII)
+
 
 class ModelSection(Options):
     """The parts of the model."""
@@ -98,13 +101,20 @@ class DataSection(Options):
     def public_source(self) -> str:
         """The source for others to read: of a path the last part, for folders name people.
 
+        A name on the hub stays whole, which is ``hf:OWNER/NAME``, ``hf:NAME`` or either with
+        ``:CONFIGURATION``; ``hf:`` may also stand before a folder.
+
         Examples:
             >>> DataSection(source="/home/me/private/people.csv").public_source
             'people.csv'
+            >>> DataSection(source="hf:ylecun/mnist").public_source
+            'hf:ylecun/mnist'
+            >>> DataSection(source="hf:/home/me/private/people").public_source
+            'people'
         """
-        if self.source.startswith("hf:"):
+        if _ON_HUB.fullmatch(self.source):
             return self.source
-        return re.split(r"[\\/]", self.source.rstrip("\\/"))[-1] or "data"
+        return re.split(r"[\\/]", self.source.removeprefix("hf:").rstrip("\\/"))[-1] or "data"
 
 
 class TrainingSection(Options):

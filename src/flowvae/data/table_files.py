@@ -98,7 +98,7 @@ def arrow_dataset(
     for split, (part, numbers) in chosen.items():
         labels = codes.get(part)
         labels = labels if labels is None or numbers is None else labels[numbers]
-        values = encode_table(columns, rows[split], f"{name}: {split}")
+        values = encode_table(columns, rows[split], f"{name}: {split}", numbers)
         splits[split] = adopt(values, labels, f"{name}: {split}", owned=True)
     return Dataset(
         name,

@@ -69,10 +69,16 @@ def fit_columns(
     return tuple(_fit(column, table[column.name], impute) for column in columns)
 
 
-def encode_table(columns: Sequence[Column], table: RawTable, name: str = "table") -> np.ndarray:
+def encode_table(
+    columns: Sequence[Column],
+    table: RawTable,
+    name: str = "table",
+    numbers: np.ndarray | None = None,
+) -> np.ndarray:
     """Rows as numbers, see :class:`Column`: (N, P), float32.
 
-    Columns are found by name; others are ignored.
+    Columns are found by name; others are ignored. Errors tell of the table as ``name``, and of its
+    rows by their ``numbers`` (N,) in a larger one, counted from 0, if it was cut out of one.
 
     Raises:
         UserError: a column is missing; a value is missing where the columns were fitted to none
@@ -95,7 +101,7 @@ def encode_table(columns: Sequence[Column], table: RawTable, name: str = "table"
     count = len(next(iter(table.values())))
     found = np.zeros((count, encoded_width(columns)), np.float32)
     for column, place in zip(columns, encoded_slices(columns), strict=True):
-        _encode(column, table[column.name], found[:, place], name)
+        _encode(column, table[column.name], found[:, place], name, numbers)
     return found
 
 
@@ -211,12 +217,15 @@ def _fit(column: Column, raw: RawColumn, impute: bool) -> Column:
     return replace(column, fill=max(column.categories, key=lambda category: counts[category]))
 
 
-def _encode(column: Column, raw: RawColumn, out: np.ndarray, name: str) -> None:
+def _encode(
+    column: Column, raw: RawColumn, out: np.ndarray, name: str, numbers: np.ndarray | None
+) -> None:
+    numbers = np.arange(len(raw)) if numbers is None else numbers
     missing = raw.missing
     if missing.any() and column.fill is None:
         raise UserError(
             f"{name}: column {column.name!r}: expected a value in every row, got {missing.sum()} "
-            f"missing, the first in row {int(missing.argmax()) + 1}; missing=impute fills them in"
+            f"missing, the first in row {numbers[missing].min() + 1}; missing=impute fills them in"
         )
     if column.kind == "numeric":
         if not raw.numeric:
@@ -238,7 +247,7 @@ def _encode(column: Column, raw: RawColumn, out: np.ndarray, name: str) -> None:
             known = ", ".join(column.categories[:20])
             raise UserError(
                 f"{name}: column {column.name!r}: expected one of {known}, got {value!r} in row "
-                f"{row + 1}"
+                f"{numbers[row] + 1}"
             )
         found[row] = code
     if column.kind == "binary":

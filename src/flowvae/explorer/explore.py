@@ -9,8 +9,7 @@ from importlib import resources
 from pathlib import Path
 
 from flowvae.explorer.content import page_content
-from flowvae.files import write_text
-from flowvae.outputs import suffix_of
+from flowvae.files import suffix_among, write_text
 from flowvae.runs import Run, RunLike, opened
 
 __all__ = ["Explorer", "explore"]
@@ -82,7 +81,7 @@ def explore(
         ('explore.html', True)
     """
     if out is not None:
-        suffix_of(out, ".html", ".htm")
+        suffix_among(out, ".html", ".htm")
     run = opened(run, device, data)
     file = run.path / "explore.html" if out is None else Path(out)
     write_text(file, _page(run))

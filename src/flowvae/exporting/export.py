@@ -114,6 +114,11 @@ def _differences(
 
 def _check_folder(out: Path) -> None:
     """New, empty, or an earlier export and nothing else."""
+    # Another folder takes its place, which systems refuse or the shell would not see.
+    if Path.cwd().is_relative_to(out.resolve()):
+        raise UserError(
+            f"out: expected a folder that is not the current one, nor above it, got {out}"
+        )
     if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or is_export(out))):
         raise UserError(
             f"out: expected a new or empty folder, or an earlier export, got {out}, which holds "

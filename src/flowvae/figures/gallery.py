@@ -20,7 +20,7 @@ from flowvae.figures.posterior import posterior_panels
 from flowvae.figures.style import save_figure
 from flowvae.runs import Run
 
-__all__ = ["draw_picture", "picture_names", "save_all"]
+__all__ = ["DRAWN", "draw_picture", "picture_names", "save_all"]
 
 _MOST_POINTS = 20_000
 
@@ -136,6 +136,9 @@ _PICTURES = {
     "latent_grid": _Picture(_latent_grid, _lacks_image_plane),
     "posterior": _Picture(_posterior, _lacks_flow),
 }
+
+# What a run's figures/ may hold, of any run; the last is drawn by ``flowvae evaluate --full``.
+DRAWN = (*_PICTURES, "evaluation")
 
 
 def _some_data(run: Run) -> torch.Tensor:

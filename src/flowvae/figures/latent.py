@@ -20,7 +20,8 @@ def latent_scatter(
 ) -> Figure:
     """One draw z ~ q(z|x) per datum, (N, D), coloured by class where labels (N,) are given.
 
-    D = 1 is spread over the height at random; D > 2 is shown in its first two principal components.
+    D = 1 is spread over the height at random; D > 2 is shown in its first two principal components,
+    or along its first two axes where all points are one.
     ``names`` are those of the classes 0, 1, …, if they have any.
     """
     points, axes_names = _to_plane(z)
@@ -55,6 +56,8 @@ def _to_plane(z: np.ndarray) -> tuple[np.ndarray, tuple[str, str]]:
         return np.column_stack([z[:, 0], spread]), ("z", "spread at random, without meaning")
     centred = z - z.mean(0)
     _, scales, axes = np.linalg.svd(centred, full_matrices=False)
+    if not scales.any():  # one datum, for instance
+        return z[:, :2], ("z₁", "z₂")
     share = scales**2 / (scales**2).sum()
     names = tuple(f"principal component {k + 1} ({share[k]:.0%} of variance)" for k in range(2))
     return centred @ axes[:2].T, (names[0], names[1])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Sequence
 from typing import Any
 
 from flowvae.config import Config, Part, outside_modules
 from flowvae.errors import one_line
 from flowvae.evaluation import Evaluation
+from flowvae.hub.environment import Environment
 from flowvae.likelihoods import measure_of
 from flowvae.progress import evaluation_text
 from flowvae.vae import VAE
@@ -19,7 +21,7 @@ def card(
     model: VAE,
     config: Config,
     evaluation: Evaluation | None,
-    environment: Mapping[str, Any],
+    environment: Environment | None,
     pictures: Sequence[str],
     name: str,
     licence: str | None = None,
@@ -30,7 +32,7 @@ def card(
         model: of the run.
         config: of the run, for others to read.
         evaluation: its last one, if any.
-        environment: what is told of how it was made.
+        environment: what is told of how it was made, if anything.
         pictures: names of files under ``figures/``.
         name: ``OWNER/NAME``.
         licence: of the weights, by the hub's names.
@@ -94,35 +96,30 @@ def _use(model: VAE, name: str, config: Config) -> str:
 def _figures(model: VAE, evaluation: Evaluation | None) -> str:
     if evaluation is None:
         return "## Figures\n\nIt was not evaluated."
-    measure = (
-        "pseudo-likelihood"
-        if evaluation.pseudo_likelihood
-        else measure_of(model.likelihood, binary=True)
-    )
+    measure = measure_of(model.likelihood, not evaluation.pseudo_likelihood)
+    text = evaluation_text(evaluation).replace("`", "'")  # which would end the block
     return (
-        f"## Figures\n\n```text\n{evaluation_text(evaluation)}\n```\n\n"
+        f"## Figures\n\n```text\n{text}\n```\n\n"
         f"What exp log p(x) is here: a {measure}. Only figures of one kind, on the same data under "
         "the same binarization, can be compared. The bound is below log p(x) in expectation."
     )
 
 
-def _training(config: Config, environment: Mapping[str, Any]) -> str:
+def _training(config: Config, environment: Environment | None) -> str:
     training = config.training
     text = (
-        f"Preset `{config.preset}`, seed {config.seed}, objective `{config.objective.name}`; "
+        f"Preset {_code(config.preset)}, seed {config.seed}, "
+        f"objective {_code(config.objective.name)}; "
         f"{training.epochs} epochs in batches of {training.batch_size}, learning rate "
         f"{training.learning_rate:g}. `config.yaml` has every setting, `metrics.csv` every epoch."
     )
-    if environment:
-        versions = environment.get("versions") or {}
-        made = [
-            f"{package} {versions[package]}"
-            for package in ("flowvae", "torch")
-            if versions.get(package)
-        ]
-        seconds = environment.get("seconds")
-        took = f", {seconds / 60:.0f} minutes" if seconds else ""
-        text += f" Trained with {one_line(', '.join(made))} on `{environment.get('device')}`{took}."
+    if environment is not None:
+        versions = environment.versions
+        known = [package for package in ("flowvae", "torch") if versions.get(package)]
+        made = ", ".join(f"{package} {versions[package]}" for package in known)
+        minutes = environment.seconds / 60
+        took = f", {minutes:.0f} minutes" if minutes else ""
+        text += f" Trained with {made or 'flowvae'} on {_code(environment.device)}{took}."
     return f"## Training\n\n{text}"
 
 
@@ -132,9 +129,11 @@ def _part(part: Part) -> str:
 
 
 def _plain(value: Any) -> str:
+    """Text that is no Markdown, whatever it holds."""
     if isinstance(value, list | tuple):
-        return "×".join(map(str, value)) or "none"
-    return "none" if value is None else one_line(str(value)).replace("|", "\\|")
+        value = "×".join(map(str, value)) or None
+    text = "none" if value is None else one_line(str(value))
+    return re.sub(r"[\\`*\[\]<>|]", r"\\\g<0>", text)
 
 
 def _code(text: str) -> str:

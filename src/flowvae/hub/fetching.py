@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from flowvae.errors import UserError, shown
@@ -13,14 +13,18 @@ from flowvae.errors import UserError, shown
 __all__ = ["HUB", "complaint", "fetched", "hub_library", "is_on_hub", "repository_name"]
 
 HUB = "hf://"
-# A Path makes one slash of the two.
+# A Path makes one slash of the two, and on Windows each a backslash.
 _PLACE = re.compile(r"hf:/{1,2}([^@]*)(?:@([\w.-]+(?:/[\w.-]+)*))?")
 _NAME = re.compile(r"[\w-][\w.-]{0,95}/[\w-][\w.-]{0,95}", re.ASCII)
 
 
-def is_on_hub(path: str | Path) -> bool:
+def is_on_hub(path: str | PurePath) -> bool:
     """Whether it is a place on the hub rather than one on the disk."""
-    return str(path).startswith("hf:/")
+    return _slashed(path).startswith("hf:/")
+
+
+def _slashed(path: str | PurePath) -> str:
+    return str(path).replace("\\", "/")
 
 
 def repository_name(name: str) -> str:
@@ -55,7 +59,7 @@ def endpoint() -> str | None:
     return os.environ.get("HF_ENDPOINT") or None
 
 
-def fetched(path: str | Path, needed: str, useful: Sequence[str] = ()) -> Path:
+def fetched(path: str | PurePath, needed: str, useful: Sequence[str] = ()) -> Path:
     """Download some files of a repository, and none besides, into the cache of the library.
 
     Args:
@@ -70,7 +74,7 @@ def fetched(path: str | Path, needed: str, useful: Sequence[str] = ()) -> Path:
         UserError: the library is not installed, the repository or the network is not there, or the
             needed file is not.
     """
-    match = _PLACE.fullmatch(str(path))
+    match = _PLACE.fullmatch(_slashed(path))
     if match is None or ".." in (match[2] or ""):
         raise UserError(f"hub: expected {HUB}OWNER/NAME or …@REVISION, got {shown(str(path))}")
     name, revision = repository_name(match[1]), match[2]

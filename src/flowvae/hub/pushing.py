@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from flowvae.errors import UserError, shown
-from flowvae.files import write_bytes, write_csv, write_json, write_text
+from flowvae.figures.gallery import DRAWN
+from flowvae.files import write_bytes, write_json, write_text
 from flowvae.hub.card import card
+from flowvae.hub.environment import read_environment
 from flowvae.hub.fetching import complaint, endpoint, hub_library, repository_name
+from flowvae.metrics import write_metrics
 from flowvae.runs import MODEL_FILE, Run, RunLike, opened, write_model
 
 __all__ = ["push", "write_public"]
 
 _LICENCE = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")
-# Of environment.json. What it also has, the command with its paths, the machine's name, the commit
-# of a folder and the time of day, stays where it is.
-_PUBLIC = ("status", "seed", "threads", "processes", "python", "versions", "pseudo_likelihood")
+# Whatever of these an earlier push left there goes, unless this one brings it anew.
+_OWNED = (
+    MODEL_FILE,
+    "README.md",
+    "config.yaml",
+    "environment.json",
+    "evaluation.json",
+    "metrics.csv",
+    *(f"figures/{name}.png" for name in DRAWN),
+)
 
 
 def push(
@@ -33,10 +41,11 @@ def push(
 ) -> str:
     """Put a run on the Hugging Face hub, where ``flowvae.load("hf://OWNER/NAME")`` finds it.
 
-    Pushed are ``model.safetensors``, ``config.yaml``, ``evaluation.json``, ``metrics.csv``,
-    ``figures/``, the part of ``environment.json`` that is not the machine's, and a card. Of a path
-    to data the last part alone is kept, in the header of the weights, too. The checkpoint, logs and
-    exports stay here.
+    Pushed are ``model.safetensors``, ``config.yaml``, ``evaluation.json``, ``metrics.csv``, the
+    pictures that flowvae draws into ``figures/``, the part of ``environment.json`` that is not the
+    machine's, and a card. Of a path to data the last part alone is kept, in the header of the
+    weights, too. The checkpoint, logs and exports stay here. Files of these names that an earlier
+    push left and this one does not bring are deleted there; others stay.
 
     Args:
         run: a run, or its folder.
@@ -49,7 +58,8 @@ def push(
         The address of the repository.
 
     Raises:
-        UserError: the library is not installed, nobody is logged in, or the hub says no.
+        UserError: the library is not installed, nobody is logged in, a file of the run is corrupt
+            or a picture a link, or the hub says no.
     """
     name = repository_name(name)
     if licence is not None and not _LICENCE.fullmatch(licence):
@@ -72,7 +82,10 @@ def push(
             public = private and not hub.model_info(name).private
             if not public:
                 hub.upload_folder(
-                    repo_id=name, folder_path=folder, commit_message="A run of flowvae's"
+                    repo_id=name,
+                    folder_path=folder,
+                    commit_message="A run of flowvae's",
+                    delete_patterns=list(_OWNED),
                 )
         except Exception as error:  # noqa: BLE001  the library raises of many kinds
             raise UserError(complaint(name, error)) from None
@@ -97,12 +110,11 @@ def write_public(
         evaluation = replace(evaluation, data=source)
         write_json(folder / "evaluation.json", evaluation.to_dict())
     if rows := run.metrics:
-        values = [[f"{value:.10g}" for value in row.values()] for row in rows]
-        write_csv(folder / "metrics.csv", list(rows[0]), values)
-    environment = _environment(run, source)
-    if environment:
-        write_json(folder / "environment.json", environment)
-    pictures = sorted(run.figures.glob("*.png")) if figures else []
+        write_metrics(folder / "metrics.csv", rows)
+    environment = read_environment(run)
+    if environment is not None:
+        write_json(folder / "environment.json", environment.model_dump(exclude_none=True))
+    pictures = _pictures(run.figures) if figures else []
     for picture in pictures:
         write_bytes(folder / "figures" / picture.name, picture.read_bytes())
     text = card(
@@ -111,17 +123,14 @@ def write_public(
     write_text(folder / "README.md", text)
 
 
-def _environment(run: Run, source: str) -> dict[str, Any]:
-    file = run.path / "environment.json"
-    if not file.is_file():
-        return {}
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        public = {name: found[name] for name in _PUBLIC if name in found}
-        public["device"] = str(found.get("device", "")).partition(":")[0]
-        public["seconds"] = float((found.get("durations") or {}).get("training", 0.0))
-        data = found.get("data") or {}
-        counts = {each: data[each] for each in ("shape", "train", "test") if each in data}
-        return {**public, "data": {"name": source, **counts}}
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"run: {file} is corrupt: {error}") from None
+def _pictures(folder: Path) -> list[Path]:
+    """Those that flowvae draws: what else lies in the folder is somebody's own.
+
+    Raises:
+        UserError: one is a link, which may lead to anything.
+    """
+    found = [file for name in DRAWN if (file := folder / f"{name}.png").exists()]
+    for place in (folder, *found):
+        if place.is_symlink():
+            raise UserError(f"push: expected a file or folder of the run, got a link, {place}")
+    return found
