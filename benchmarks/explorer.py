@@ -73,14 +73,14 @@ def _measure(file: Path) -> dict[str, Any]:
         page = browser.new_page(viewport={"width": 1280, "height": 1000})
         begun = time.perf_counter()
         page.goto(file.resolve().as_uri())
-        page.wait_for_selector("body[data-working=false]", timeout=120_000)
+        page.wait_for_selector("body[data-settled=true]", timeout=120_000)
         opened = time.perf_counter() - begun
         strokes = page.evaluate(_DRAW, _STROKES)
         choices = []
         for index in range(1, _CHOICES + 1):
             begun = time.perf_counter()
             page.click(f"#examples button >> nth={index}")
-            page.wait_for_selector("body[data-working=false]", timeout=120_000)
+            page.wait_for_selector("body[data-settled=true]", timeout=120_000)
             choices.append(time.perf_counter() - begun)
         version = browser.version
         browser.close()
