@@ -128,7 +128,9 @@ _REZENDE = Table(
     "published figure is a bound on −log p(x) and is set beside −ELBO. Ours: two gated layers of "
     f"300 units in encoder and decoder, 60,000 updates, {_ADAM}, KL warm-up over 10 epochs; under "
     "the published weight of log p(x, z), min(1, 0.01 + t/10,000), these nets stay at a posterior "
-    "that ignores x. MNIST is binarized anew in every epoch for training and once for the test.",
+    "that ignores x. The rate starts at 0.001, with K = 40 and 80 at half of it, because training "
+    "with K = 80 broke down at 0.001. MNIST is binarized anew in every epoch for training and once "
+    "for the test.",
     measures=(_NEGATIVE_ELBO, _nll(200), Measure("KL(q ‖ p(z))", ("terms", "kl"))),
     rows=(
         Row("diagonal", {"posterior": "gaussian"}, {"−ELBO": "89.9"}),
@@ -158,9 +160,12 @@ _REZENDE = Table(
         **_WELL_TRAINED,
     },
     seeds=2,
-    pairs=tuple(
-        (f"planar, K = {more}", f"planar, K = {less}" if less else "diagonal")
-        for less, more in ((0, 10), (10, 20), (20, 40), (40, 80))
+    pairs=(
+        *(
+            (f"planar, K = {more}", f"planar, K = {less}" if less else "diagonal")
+            for less, more in ((0, 10), (10, 20), (20, 40), (40, 80))
+        ),
+        ("planar, K = 80", "diagonal"),
     ),
 )
 
