@@ -73,8 +73,12 @@ class Progress:
         self._task = self._bar.add_task(
             f"epoch 1/{self._epochs}", total=self._epochs * self._steps, terms="…"
         )
-        self._done = 0
+        self._done = self._before = 0  # updates in this call, and in earlier ones
         self._test = ""
+
+    def goes_on_at(self, epochs: int, updates: int) -> None:
+        """Tell how far a run that is resumed had come: epochs, and updates of the next one."""
+        self._before = epochs * self._steps + updates
 
     def __enter__(self) -> Progress:
         self._start = self._shown = time.perf_counter()
@@ -113,7 +117,9 @@ class Progress:
         if self._notebook is not None:
             self._in_notebook(f"{description}  {terms}")
             return
-        self._bar.update(self._task, completed=self._done, description=description, terms=terms)
+        self._bar.update(
+            self._task, completed=self._before + self._done, description=description, terms=terms
+        )
         self._bar.refresh()
 
     def epoch(self, row: dict[str, float]) -> None:
@@ -137,8 +143,10 @@ class Progress:
         return f"{found['elbo']:.2f} = {found['log_likelihood']:.2f} - KL {found['kl']:.2f}"
 
     def _pace(self) -> str:
+        if self._done == 0:
+            return "no update was left of it"  # of an epoch that ended just before a kill
         per_second = self._done / max(time.perf_counter() - self._start, 1e-9)
-        left = (self._epochs * self._steps - self._done) / per_second
+        left = max(0, self._epochs * self._steps - self._before - self._done) / per_second
         return f"{per_second:.0f} steps/s · {_clock(left)} left"
 
     @staticmethod

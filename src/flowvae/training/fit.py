@@ -78,6 +78,7 @@ def fit(
     run, trainer, training = book.run, book.trainer, book.run.config.training
     if book.rows:
         run.save_metrics(book.rows)  # a process that was killed may have had an epoch more
+    show.goes_on_at(trainer.epoch, trainer.position)
     splits = {"test": dataset.test}
     if dataset.validation is not None:
         splits["validation"] = dataset.validation
