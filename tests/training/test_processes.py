@@ -19,7 +19,7 @@ from flowvae import UserError, processes
 from flowvae.config import resolve_config
 from flowvae.data import Dataset, Split, binarize
 from flowvae.evaluation import FullSettings, evaluate_model
-from flowvae.reproduction.tables import QUICK_FULL
+from flowvae.reproduction.description import QUICK_FULL
 from flowvae.training import Trainer
 from flowvae.training.checkpoint import State, read_checkpoint
 from tests.conftest import blobs

@@ -3,6 +3,7 @@
 The command line reads this package to answer ``--help``, so it imports no torch.
 """
 
-from flowvae.reproduction.tables import TABLES, Row, Table
+from flowvae.reproduction.description import Row, Table
+from flowvae.reproduction.tables import TABLES
 
 __all__ = ["TABLES", "Row", "Table"]

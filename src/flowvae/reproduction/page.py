@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flowvae.evaluation.markdown import table
-from flowvae.reproduction.tables import Measure, Table
+from flowvae.reproduction.description import Measure, Table
 
 __all__ = ["mean_and_error", "reproduction_page", "value_of"]
 

@@ -16,10 +16,11 @@ from flowvae.data import load_dataset
 from flowvae.device import choose_device
 from flowvae.errors import UserError
 from flowvae.files import replacing, write_json, write_text
+from flowvae.reproduction.description import QUICK, QUICK_FULL, QUICK_PROGRAM
 from flowvae.reproduction.energies import energies_figure
 from flowvae.reproduction.page import reproduction_page
 from flowvae.reproduction.running import Job, chosen_rows, jobs_of, run_jobs
-from flowvae.reproduction.tables import QUICK, QUICK_FULL, QUICK_PROGRAM, TABLES
+from flowvae.reproduction.tables import TABLES
 
 __all__ = ["Reproduction", "reproduce"]
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from flowvae.config import Config, load_config, resolve_config
 from flowvae.errors import TrainingError, UserError
-from flowvae.reproduction.tables import Table
+from flowvae.reproduction.description import Table
 
 __all__ = ["Job", "Step", "chosen_rows", "jobs_of", "run_jobs"]
 
