@@ -24,7 +24,15 @@ from flowvae.runs import Run, RunLike, opened
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Directions", "Interpolation", "Traversal", "interpolate", "traverse"]
+__all__ = [
+    "Directions",
+    "Interpolation",
+    "Traversal",
+    "axis_name",
+    "interpolate",
+    "principal_directions",
+    "traverse",
+]
 
 Directions = Literal["axes", "principal"] | Sequence[int] | np.ndarray
 
@@ -319,18 +327,18 @@ def _unit_vectors(
     """(n, D), and their names."""
     if isinstance(directions, str):
         if directions == "principal" and aggregate is not None:
-            return _principal(aggregate)
+            return principal_directions(aggregate)
         if directions != "axes":
             raise UserError(
                 "directions: expected axes, principal, numbers of axes or an array (n, D), got "
                 f"{shown(directions)}"
             )
-        return np.eye(D), tuple(f"z{d + 1}".translate(_SUBSCRIPTS) for d in range(D))
+        return np.eye(D), tuple(map(axis_name, range(D)))
     given = np.asarray(directions)
     if given.ndim == 1 and given.size and given.dtype.kind in "iu":
         if given.min() < 0 or given.max() >= D:
             raise UserError(f"directions: expected axes 0 to {D - 1}, got {shown(directions)}")
-        return np.eye(D)[given], tuple(f"z{d + 1}".translate(_SUBSCRIPTS) for d in given)
+        return np.eye(D)[given], tuple(map(axis_name, given))
     if given.ndim != 2 or given.shape[1] != D or not len(given) or given.dtype.kind not in "fiu":
         raise UserError(
             f"directions: expected numbers of axes or an array (n, {D}), got {given.dtype} "
@@ -342,7 +350,12 @@ def _unit_vectors(
     return given / length, tuple(f"direction {n + 1}" for n in range(len(given)))
 
 
-def _principal(covariance: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+def axis_name(d: int) -> str:
+    """z₁, z₂ and so on, of the latent axis d, which counts from 0."""
+    return f"z{d + 1}".translate(_SUBSCRIPTS)
+
+
+def principal_directions(covariance: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
     """Eigenvectors, the largest variance first; the largest entry of each is positive."""
     variances, vectors = np.linalg.eigh(covariance)
     variances, v = variances[::-1], vectors.T[::-1]

@@ -13,13 +13,12 @@ import pytest
 import flowvae
 from flowvae.data import Dataset
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     program = next(filter(None, map(shutil.which, _NAMES)), None)
     if program is None:
         pytest.skip(f"none of {', '.join(_NAMES)} is installed")

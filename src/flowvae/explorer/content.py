@@ -21,6 +21,7 @@ from flowvae.figures.images import is_image
 from flowvae.figures.style import BLUE, DENSITY, class_colors
 from flowvae.figures.walks import value_names
 from flowvae.runs import Run
+from flowvae.traversal import axis_name, principal_directions
 from flowvae.vae import VAE
 
 __all__ = ["page_content"]
@@ -31,6 +32,7 @@ _EXAMPLE_BYTES = 2_000_000
 _MOST_CLASSES = 30
 _MEAN_DRAWS = 64
 _MOST_AXES, _PRINCIPAL = 64, 6
+_STEPS = [-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0]  # of a traversal, in deviations
 
 
 @torch.no_grad()
@@ -87,6 +89,7 @@ def page_content(run: Run) -> tuple[dict[str, Any], str]:
         "directions": {
             "names": directions["names"],
             "scales": directions["scales"],
+            "steps": directions["steps"],
             "components": directions["components"],
             "array": arrays.add(directions["vectors"]),
             "origin": arrays.add(z.mean(0)),
@@ -120,25 +123,23 @@ def _means(model: VAE, x: Tensor) -> Tensor:
 
 def _directions(z: Tensor) -> dict[str, Any]:
     """The axes of latent space; before them, where D > 2, the principal components of the data."""
-    D = z.shape[1]
-    axes = torch.eye(D)[:_MOST_AXES]
-    names = [f"z{_subscript(d + 1)}" for d in range(len(axes))] if D > 1 else ["z"]
-    scales = z.std(0, correction=0).cpu()[:_MOST_AXES]
-    count = 0
-    if D > 2:
-        centred = (z - z.mean(0)).cpu().double()
-        _, singular, principal = torch.linalg.svd(centred, full_matrices=False)
-        share = singular.square() / singular.square().sum()
-        count = min(_PRINCIPAL, len(principal))
-        principal = principal[:count].float()
-        names = [f"component {i + 1} ({share[i]:.0%})" for i in range(count)] + names
-        scales = torch.cat([(singular[:count] / len(z) ** 0.5).float(), scales])
-        axes = torch.cat([principal, axes])
-    return {"names": names, "scales": scales.tolist(), "vectors": axes, "components": count}
-
-
-def _subscript(number: int) -> str:
-    return str(number).translate(str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉"))
+    D, count = z.shape[1], 0
+    vectors = np.eye(D)[:_MOST_AXES]
+    names = [axis_name(d) for d in range(len(vectors))] if D > 1 else ["z"]
+    if D > 2 and len(z) > 1:
+        principal, principal_names = principal_directions(np.cov(z.double().cpu().numpy().T))
+        count = min(_PRINCIPAL, D)
+        vectors = np.concatenate([principal[:count], vectors])
+        names = [*principal_names[:count], *names]
+    along = torch.from_numpy(vectors).to(z)
+    scales = (z @ along.T).std(0, correction=0)
+    return {
+        "names": names,
+        "scales": scales.tolist(),
+        "steps": _STEPS,
+        "vectors": along,
+        "components": count,
+    }
 
 
 def _classes(run: Run, labels: Tensor | None) -> tuple[list[str], list[int]]:

@@ -29,7 +29,6 @@ _MOST_DIRECTIONS = 6
 _MOST_LAYERS = 8
 
 Span = tuple[float, float] | None  # the range of an image's values
-_STEPS = [-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0]
 
 
 def stored_answers(
@@ -82,18 +81,17 @@ def _traversals(
     span: Span,
     arrays: Arrays,
 ) -> dict[str, Any]:
-    each = len(means) * len(_STEPS) * model.data_dim * (4 if span is None else 1)
+    each = len(means) * len(directions["steps"]) * model.data_dim * (4 if span is None else 1)
     count = max(1, min(_MOST_DIRECTIONS, _TRAVERSAL_BYTES // each))
     vectors = directions["vectors"][:count].to(means)
     scales = torch.tensor(directions["scales"][:count]).to(means)
-    steps = torch.tensor(_STEPS).to(means)
+    steps = torch.tensor(directions["steps"]).to(means)
     moves = (scales[:, None] * vectors)[:, None] * steps[:, None]  # (directions, steps, D)
     z = means[:, None, None] + moves
     values = decoded_means(model, z.flatten(0, -2))
     return {
         "array": arrays.add_shown(values, span),
         "names": directions["names"][:count],
-        "steps": _STEPS,
     }
 
 

@@ -130,5 +130,6 @@ def _tile(images: np.ndarray, rows: int, columns: int) -> np.ndarray:
 
 
 def _show(axes: Axes, image: np.ndarray) -> None:
-    axes.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    shown = image.clip(0, 1)  # of colours matplotlib would say that it does so
+    axes.imshow(shown, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axes.set_axis_off()

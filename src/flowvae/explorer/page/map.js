@@ -287,7 +287,7 @@ export class TraversalView {
     const { model, spec } = page;
     const { D, P } = model;
     const vectors = page.arrays[spec.directions.array];
-    const steps = [-3, -2, -1, 0, 1, 2, 3];
+    const { steps } = spec.directions;
     const names = spec.directions.names.slice(0, 8);
     const mean = page.mean();
     const z = names.flatMap((_, i) =>

@@ -14,6 +14,7 @@ export class StoredModel {
     this.D = spec.latent_dim;
     this.P = spec.data_dim;
     this.stored = stored;
+    this.directions = spec.directions;
     this.shown = (array, index) => shown(arrays[array], index, this.P, spec.shape);
     this.arrays = arrays;
     this.layers = stored.layers;
@@ -79,7 +80,8 @@ export class StoredModel {
 
   /** Images along stored directions from a datum's mean: {names, steps, values}. */
   traversals(index) {
-    const { array, names, steps } = this.stored.traversals;
+    const { array, names } = this.stored.traversals;
+    const { steps } = this.directions;
     const each = names.length * steps.length;
     const values = [];
     for (let i = 0; i < each; i++) values.push(this.shown(array, index * each + i));
