@@ -11,8 +11,11 @@ import pytest
 import torch
 
 import flowvae
+from flowvae.data import Dataset
 from flowvae.evaluation import quadrature
+from flowvae.explorer.content import page_content
 from flowvae.explorer.explore import _page
+from tests.explorer.conftest import images
 from tests.explorer.test_live import check_posterior, settled
 
 NASTY = "</script><script>alert(1)</script>"
@@ -238,6 +241,17 @@ def test_nothing_is_written_where_the_data_cannot_be_had(tmp_path, run_of):
     with pytest.raises(flowvae.UserError, match="data"):
         flowvae.explore(run.path, out=tmp_path / "page.html", data=str(tmp_path / "none.npz"))
     assert not (tmp_path / "page.html").exists()
+
+
+def test_one_test_datum_has_no_principal_components(tmp_path):
+    pixels = images(20, (5, 4))
+    data = Dataset.from_arrays(pixels[1:], pixels[:1])
+    run = flowvae.train(
+        dataset=data, out=tmp_path / "run", latent_dim=3, epochs=1, progress=False, finish=False
+    )
+    spec, _ = page_content(run)
+    assert spec["directions"]["names"] == ["z₁", "z₂", "z₃"]
+    assert spec["directions"]["components"] == 0
 
 
 def test_the_page_holds_no_import(run_of):

@@ -8,6 +8,7 @@ import { StoredModel } from "./stored.js";
 import { colorScale } from "./plane.js";
 
 const REFINE_STEPS = 6;
+const TALLEST = 320; // pixels of x on the screen
 const PACE = 350; // milliseconds that a step of refinement is seen
 const element = (id) => document.getElementById(id);
 const nats = (value) => value.toFixed(2);
@@ -44,6 +45,10 @@ export class Page {
     const image = spec.shape.kind === "image";
     document.body.classList.toggle("bars", !image);
     element("beside").hidden = !image;
+    if (image) {
+      const { width, height } = spec.shape; // tall images stay on the screen
+      document.body.style.setProperty("--widest", `${(TALLEST * width) / height}px`);
+    }
     if (!image) element("pad-name").textContent = "x above, E[x|z] where ε = 0 below";
     element("decoded").hidden = !this.live && this.model.D !== 2;
     element("title").textContent = spec.title;
