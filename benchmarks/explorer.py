@@ -61,7 +61,7 @@ def main() -> None:
     found["date"] = date.today().isoformat()
     file = ROOT / "docs" / "results" / "explorer.json"
     file.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    replace_between(ROOT / "docs" / "explorer" / "index.md", "speed", _paragraph(found))
+    replace_between(ROOT / "docs" / "explorer" / "index.md", "explorer", explorer_paragraph(found))
 
 
 def _measure(file: Path) -> dict[str, Any]:
@@ -94,7 +94,8 @@ def _measure(file: Path) -> dict[str, Any]:
     }
 
 
-def _paragraph(found: dict[str, Any]) -> str:
+def explorer_paragraph(found: dict[str, Any]) -> str:
+    """What was measured, in a sentence each."""
     met = "met" if found["slow_stroke_milliseconds"] <= _ASKED else "missed"
     return (
         f"Of the page above, {found['megabytes']:.1f} MB: numbers have settled "

@@ -96,7 +96,13 @@ def test_ten_images_and_a_drawn_one_agree_with_pytorch(show, run_of):
 @pytest.mark.parametrize(
     "settings",
     [
-        {**PLANAR, "constraint": "centred", "standardized": True, "bound": 1.0},
+        {
+            **PLANAR,
+            "constraint": "centred",
+            "standardized": True,
+            "bound": 1.0,
+            "activation": "leaky_relu",
+        },
         {**PLANAR, "amortized": False, "hidden_dims": (12, 10), "activation": "tanh"},
         {"posterior": "gaussian", "likelihood": "gaussian", "gated": True},
         {"posterior": "gaussian", "prior": "vampprior", "num_components": 5, "activation": "gelu"},

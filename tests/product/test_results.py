@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.explorer import explorer_paragraph
 from benchmarks.gallery import PICTURES
 from benchmarks.gallery import section as gallery_section
 from benchmarks.presets import results_table
@@ -28,6 +29,7 @@ ROOT = Path(__file__).parents[2]
         ("refinement", refinement_table, ["docs/evaluation.md"]),
         ("runs", runs_table, ["docs/benchmarks.md"]),
         ("quality", quality_table, ["docs/benchmarks.md"]),
+        ("explorer", explorer_paragraph, ["docs/explorer/index.md"]),
     ],
 )
 def test_tables_are_made_of_the_stored_figures(
