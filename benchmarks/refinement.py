@@ -29,7 +29,8 @@ from benchmarks.report import replace_between
 from flowvae.device import machine
 from flowvae.evaluation import Estimate, quadrature
 from flowvae.figures import posterior_panels, save_figure
-from flowvae.vae import VAE, RefinedVAE
+from flowvae.refined import RefinedVAE
+from flowvae.vae import VAE
 
 ROOT = Path(__file__).parents[1]
 _LARGE = 3.0  # nats

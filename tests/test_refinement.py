@@ -15,9 +15,9 @@ import flowvae
 from flowvae.data import Split
 from flowvae.distributions import DiagonalGaussian, FullGaussian, SelectedDistribution
 from flowvae.evaluation import evaluate_model, quadrature
+from flowvae.refined import RefinedVAE
 from flowvae.refinement import natural_gradient_steps
 from flowvae.registry import POSTERIORS
-from flowvae.vae import RefinedVAE
 from tests.helpers import families
 from tests.helpers.linear_gaussian import LinearGaussian, linear_model
 from tests.helpers.making import seeded

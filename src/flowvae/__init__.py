@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from flowvae.outputs import encode, reconstruct, sample
     from flowvae.reproduction.reproduce import reproduce
     from flowvae.runs import Run, load, open_run
+    from flowvae.terms import ElboTerms
     from flowvae.traversal import interpolate, traverse
-    from flowvae.vae import VAE, ElboTerms, build_vae
+    from flowvae.vae import VAE
 
 __version__ = "0.1.0"
 
@@ -69,7 +70,9 @@ _HOME = {
     "reproduce": "flowvae.reproduction.reproduce",
     **dict.fromkeys(["Run", "load", "open_run"], "flowvae.runs"),
     **dict.fromkeys(["interpolate", "traverse"], "flowvae.traversal"),
-    **dict.fromkeys(["VAE", "ElboTerms", "build_vae"], "flowvae.vae"),
+    "build_vae": "flowvae.building",
+    "ElboTerms": "flowvae.terms",
+    "VAE": "flowvae.vae",
 }
 
 

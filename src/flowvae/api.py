@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 import torch
 
 from flowvae import processes
+from flowvae.building import build_vae
 from flowvae.config import Config, resolve_config
 from flowvae.data import Dataset, binarize
+from flowvae.data.conditions import conditioned
 from flowvae.data.load import load_configured
 from flowvae.device import choose_device
 from flowvae.errors import TrainingError, UserError
@@ -21,10 +23,10 @@ from flowvae.initialization import start_at_mean
 from flowvae.likelihoods.support import check_support, fitting_likelihoods
 from flowvae.objectives import build_objective
 from flowvae.progress import Progress
+from flowvae.registry import OBJECTIVES
 from flowvae.run_folders import new_run_folder, only_writer, read_config
 from flowvae.runs import Run, RunLike, opened
 from flowvae.training.fit import OnEpoch, begin, fit
-from flowvae.vae import build_vae
 
 __all__ = ["describe_data", "draw_figures", "resume", "train"]
 
@@ -157,16 +159,19 @@ def _new_run(config: Config, folder: Path, dataset: Dataset | None) -> tuple[Run
     device = choose_device(training.device)
     if dataset is None:
         dataset = load_configured(named, config.seed)
-    elif dataset.binarization == "none" and named.binarization != "none":
-        dataset = binarize(dataset, named.binarization)
+    else:
+        dataset = conditioned(dataset, named.condition, labelled=named.labelled)
+        if dataset.binarization == "none" and named.binarization != "none":
+            dataset = binarize(dataset, named.binarization)
     config = config.replace(data=dataset.name, binarization=dataset.binarization)
     check_support(config.model.likelihood, dataset)
+    _check_known(config, dataset)
     if training.patience is not None and dataset.validation is None:
         raise UserError(
             f"patience: expected validation data to decide by, got none; set validation_fraction "
             f"beside patience={training.patience}"
         )
-    model = build_vae(config, dataset.data_shape, columns=dataset.columns)
+    model = build_vae(config, dataset.data_shape, None, dataset.columns, dataset.condition)
     if config.model.init_output_bias:
         try:
             start_at_mean(model, dataset.train.mean())
@@ -175,6 +180,30 @@ def _new_run(config: Config, folder: Path, dataset: Dataset | None) -> tuple[Run
     model = model.to(device)
     build_objective(config.objective, 1).check(model)
     return Run(folder, config, model, dataset), dataset
+
+
+def _check_known(config: Config, dataset: Dataset) -> None:
+    """See that every value and every condition is there that training and evaluation need.
+
+    Raises:
+        UserError: one is missing.
+    """
+    semi_supervised = OBJECTIVES[config.objective.name].semi_supervised
+    for name, split in dataset.splits.items():
+        if split.has_missing and config.data.missing != "model":
+            raise UserError(
+                f"missing: the {name} data of {dataset.name} have missing values, NaN; "
+                "missing=model learns from what is there"
+            )
+        if split.condition is None or (semi_supervised and name == "train"):
+            continue
+        unknown = int(split.condition.isnan().any(1).sum())
+        if unknown:
+            raise UserError(
+                f"condition: expected a label for each of the {name} data, got none for {unknown} "
+                f"of {len(split)}"
+                + ("; objective=m2 learns from such data" if name == "train" else "")
+            )
 
 
 def _train_locked(run: Run, dataset: Dataset, how: _How) -> None:

@@ -15,6 +15,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from flowvae.building import build_vae
 from flowvae.config import Config
 from flowvae.data import Dataset, Split
 from flowvae.data.scaling import ColumnScaler
@@ -25,10 +26,11 @@ from flowvae.evaluation.common_noise import common_draws
 from flowvae.likelihoods import COLUMNS, REAL
 from flowvae.likelihoods.support import check_support
 from flowvae.processes import first_decides, is_first
+from flowvae.refined import RefinedVAE
 from flowvae.registry import LIKELIHOODS
 from flowvae.runs import read_model, write_model
 from flowvae.training import Trainer
-from flowvae.vae import VAE, RefinedVAE, build_vae
+from flowvae.vae import VAE
 
 try:
     from sklearn.base import (
@@ -223,8 +225,7 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
         """
         model, found = self._inference_model(), []
         for x, z, log_q in self._draws(model, X):
-            log_joint = model.decode(z).log_prob(x) + model.prior().log_prob(z)
-            found.append((log_joint - log_q).logsumexp(0) - math.log(len(z)))
+            found.append((model.log_joint(x, z) - log_q).logsumexp(0) - math.log(len(z)))
         return torch.cat(found).double().cpu().numpy() - self._scaler.log_volume
 
     def score(self, X: Any, y: Any = None) -> float:  # pyright: ignore[reportIncompatibleMethodOverride]

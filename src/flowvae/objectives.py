@@ -32,7 +32,8 @@ from flowvae.distributions import LatentDistribution
 from flowvae.errors import UserError
 from flowvae.processes import batch_mean, noise_of_batch, summed
 from flowvae.registry import OBJECTIVES
-from flowvae.vae import VAE, ElboTerms
+from flowvae.terms import ElboTerms
+from flowvae.vae import VAE
 
 __all__ = ["Dreg", "Elbo", "Iwae", "Objective", "Stl", "Warmup", "build_objective"]
 
@@ -86,7 +87,8 @@ class Objective:
             the KL itself that is compared with λ, and (1 - β_t) E log p(z) is added to the larger.
         warmup: a schedule, or none.
         encoder_dropout: share of the values of x that the encoder does not see in training, drawn
-            anew each time; the others are divided by 1 - p. The likelihood sees all of x, so what
+            anew each time; the others are divided by 1 - p, or, in a model of missing values, these
+            are among the missing ones. The likelihood sees all of x, so what
             is maximised is still a bound. An encoder that has learned single data by heart makes
             most of the gap on new ones: "Generalization Gap in Amortized Inference", arXiv
             2205.11640; "Denoising Criterion for Variational Auto-Encoding Framework", arXiv
@@ -107,6 +109,12 @@ class Objective:
 
     path_gradient: ClassVar[bool]
     importance_weighted: ClassVar[bool]
+    # Whether it learns from data without a label, too; then the model has a classifier q(y|x).
+    semi_supervised: ClassVar[bool] = False
+    # Further figures of an epoch: their names, and sums over data and the number of data of each.
+    reported: ClassVar[tuple[str, ...]] = ()
+    sums: Tensor | None = None
+    labelled_batch = 0  # data with a label that each batch has beside its own
 
     def __init__(
         self,
@@ -176,10 +184,22 @@ class Objective:
         model.eval()
         try:
             with torch.no_grad():
-                q = model.posterior(parameter.new_zeros(1, model.data_dim))
+                q = model.posterior(parameter.new_zeros(1, model.row_dim))
                 self._log_q(q, q.rsample((1,), torch.Generator(parameter.device)))
         finally:
             model.train(training)
+
+    def forget(self) -> None:
+        """Begin an epoch: what is reported is a mean over it."""
+        if self.sums is not None:
+            self.sums.zero_()
+
+    def report(self) -> dict[str, float]:
+        """The further figures of the epoch so far, by name; those of all processes' data."""
+        if self.sums is None:
+            return {}
+        total, count = summed(self.sums).unbind(-1)
+        return dict(zip(self.reported, (total / count).tolist(), strict=True))
 
     def __call__(
         self,
@@ -203,7 +223,7 @@ class Objective:
             minimised.
         """
         x = model.flatten(x)
-        q = model.posterior(self._seen(x, generator))
+        q = model.posterior(self._seen(model, x, generator))
         sample = q.rsample_terms((self.samples,), generator)
         terms = model.terms_at(x, sample)
         joint, beta = self._weights(step)
@@ -225,14 +245,16 @@ class Objective:
             loss = _times(beta, mean_kl + batch_mean(off)) - batch_mean(fit)
         return loss, ElboTerms(*(term.detach() for term in terms))
 
-    def _seen(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
+    def _seen(self, model: VAE, x: Tensor, generator: torch.Generator | None) -> Tensor:
         """What the encoder sees of x."""
         p = self.encoder_dropout
         if p == 0:
             return x
         options: Any = {"generator": generator, "dtype": x.dtype, "device": x.device}
-        seen = noise_of_batch(x.shape, 0, lambda whole: torch.rand(whole, **options)) >= p
-        return x * seen / (1 - p)
+        values, condition = model.parts(x)
+        seen = noise_of_batch(values.shape, 0, lambda whole: torch.rand(whole, **options)) >= p
+        values = torch.where(seen, values, math.nan) if model.missing else values * seen / (1 - p)
+        return values if condition is None else torch.cat([values, condition], -1)
 
     def _weights(self, step: int | Tensor) -> tuple[Weight, Weight]:
         """What multiplies log p(x, z), and what multiplies the KL."""

@@ -13,8 +13,9 @@ from flowvae.data import Column, Split, decode_table
 from flowvae.errors import UserError
 from flowvae.evaluation import encode_split
 from flowvae.files import suffix_among, write_csv, write_npz
+from flowvae.refined import RefinedVAE
 from flowvae.runs import Run, RunLike, opened
-from flowvae.vae import VAE, RefinedVAE
+from flowvae.vae import VAE
 
 __all__ = ["decoded_means", "encode", "reconstruct", "sample"]
 

@@ -17,7 +17,7 @@ from flowvae.distributions import (
 )
 from flowvae.flows.coupling import CouplingFlow
 
-__all__ = ["FlowPrior", "GaussianMixture", "StandardNormal", "VampPrior"]
+__all__ = ["FlowPrior", "GaussianMixture", "NormalPrior", "StandardNormal", "VampPrior"]
 
 
 class StandardNormal(nn.Module):
@@ -39,12 +39,42 @@ class StandardNormal(nn.Module):
         return StandardGaussian(self.zeros)
 
 
+class NormalPrior(nn.Module):
+    """p(z) = N(μ, diag σ²), learned; given a condition y, μ and log σ² are affine in it.
+
+    With classes as condition each has a mean and deviations of its own. It starts at N(0, I).
+
+    Args:
+        latent_dim: D.
+        condition_dim: C; 0 is no condition.
+
+    Examples:
+        >>> import torch
+        >>> NormalPrior(latent_dim=2, condition_dim=10)(torch.eye(10)).batch_shape
+        torch.Size([10])
+    """
+
+    conditional = True
+
+    def __init__(self, latent_dim: int, condition_dim: int = 0) -> None:
+        super().__init__()
+        self.constant = nn.Parameter(torch.zeros(2 * latent_dim))
+        self.slope = nn.Parameter(torch.zeros(condition_dim, 2 * latent_dim))
+
+    def forward(self, condition: Tensor | None = None) -> DiagonalGaussian:
+        both = self.constant if condition is None else self.constant + condition @ self.slope
+        return DiagonalGaussian(*both.chunk(2, -1))
+
+
 class GaussianMixture(nn.Module):
-    """p(z) = Σ_m π_m N(z; μ_m, diag σ_m²), all of it learned.
+    """p(z) = Σ_m π_m N(z; μ_m, diag σ_m²), all of it learned; given a condition y, π depends on it.
+
+    log π(y) = log softmax(l + A y).
 
     Args:
         latent_dim: D.
         num_components: M ≥ 1 components.
+        condition_dim: C; 0 is no condition.
 
     Examples:
         >>> import torch
@@ -52,16 +82,25 @@ class GaussianMixture(nn.Module):
         torch.Size([3])
     """
 
-    def __init__(self, latent_dim: int, num_components: PositiveInt = 100) -> None:
+    conditional = True
+
+    def __init__(
+        self, latent_dim: int, num_components: PositiveInt = 100, condition_dim: int = 0
+    ) -> None:
         super().__init__()
         self.loc = nn.Parameter(torch.randn(num_components, latent_dim))
         self.log_var = nn.Parameter(torch.zeros(num_components, latent_dim))
         self.logits = nn.Parameter(torch.zeros(num_components))
+        slope = torch.zeros(condition_dim, num_components)
+        self.slope = nn.Parameter(slope) if condition_dim else None
 
-    def forward(self) -> MixtureDistribution:
+    def forward(self, condition: Tensor | None = None) -> MixtureDistribution:
+        logits = self.logits
+        if self.slope is not None and condition is not None:
+            logits = logits + condition @ self.slope
         return MixtureDistribution(
             DiagonalGaussian(self.loc, self.log_var),
-            self.logits.log_softmax(-1),
+            logits.log_softmax(-1),
             lambda index: DiagonalGaussian(self.loc[index], self.log_var[index]),
         )
 
@@ -128,6 +167,7 @@ class FlowPrior(nn.Module):
         latent_dim: D.
         num_flows: K, the number of flows.
         hidden_dims: widths of each layer's network.
+        condition_dim: C numbers of a condition, which the networks see too; 0 is none.
 
     Source: "Variational Lossy Autoencoder", arXiv 1611.02731, for flows as priors; "Density
     estimation using Real NVP", arXiv 1605.08803, for the flow.
@@ -140,14 +180,22 @@ class FlowPrior(nn.Module):
         True
     """
 
+    conditional = True
     zeros: Tensor
 
     def __init__(
-        self, latent_dim: int, num_flows: NumFlows = 8, hidden_dims: Widths = (128,)
+        self,
+        latent_dim: int,
+        num_flows: NumFlows = 8,
+        hidden_dims: Widths = (128,),
+        condition_dim: int = 0,
     ) -> None:
         super().__init__()
-        self.flow = CouplingFlow(latent_dim, num_flows, hidden_dims)
+        self.flow = CouplingFlow(latent_dim, num_flows, hidden_dims, condition_dim)
         self.register_buffer("zeros", torch.zeros(latent_dim), persistent=False)
 
-    def forward(self) -> FlowDistribution:
-        return FlowDistribution(DiagonalGaussian(self.zeros, self.zeros), self.flow())
+    def forward(self, condition: Tensor | None = None) -> FlowDistribution:
+        zeros = self.zeros
+        if condition is not None:
+            zeros = zeros.expand(*condition.shape[:-1], -1)
+        return FlowDistribution(DiagonalGaussian(zeros, zeros), self.flow(condition))

@@ -52,15 +52,16 @@ class LatentVariableModel(Protocol):
     """What is asked of a model, as of :class:`flowvae.VAE`."""
 
     latent_dim: int
-    prior: Any
 
     def flatten(self, x: Tensor, /) -> Tensor: ...
 
     def posterior(self, x: Tensor, /) -> LatentDistribution: ...
 
-    def decode(self, z: Tensor, /) -> Any: ...
+    def log_joint(self, x: Tensor, z: Tensor, /) -> Tensor: ...
 
     def log_joint_pairs(self, x: Tensor, z: Tensor, /) -> Tensor: ...
+
+    def prior_draws(self, x: Tensor, n: int, generator: Any, /) -> Tensor: ...
 
     def draws_at_once(self, count: int = 1, /) -> int: ...
 
@@ -145,7 +146,7 @@ def _refine_part(
     """The parameters of the Gaussian found for each datum, and where it is better than q."""
 
     def log_joint(z: Tensor) -> Tensor:
-        return model.decode(z).log_prob(x) + model.prior().log_prob(z)
+        return model.log_joint(x, z)
 
     with torch.no_grad():
         q = model.posterior(x)
@@ -279,7 +280,7 @@ def _look_around(
 
     Half of them are draws of the prior, half fill their box evenly: unusual data lie far out.
     """
-    candidates = model.prior().rsample((starts,), generator)
+    candidates = model.prior_draws(x, starts, generator)
     low, high = candidates.amin(0), candidates.amax(0)
     candidates[::2] = low + (high - low) * torch.rand(
         candidates[::2].shape, generator=generator, dtype=low.dtype, device=low.device

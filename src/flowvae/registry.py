@@ -141,6 +141,7 @@ PRIORS = Registry(
     "prior",
     {
         "standard_normal": "flowvae.priors:StandardNormal",
+        "normal": "flowvae.priors:NormalPrior",
         "gaussian_mixture": "flowvae.priors:GaussianMixture",
         "vampprior": "flowvae.priors:VampPrior",
         "flow": "flowvae.priors:FlowPrior",
@@ -175,6 +176,7 @@ OBJECTIVES = Registry(
         "stl": "flowvae.objectives:Stl",
         "iwae": "flowvae.objectives:Iwae",
         "dreg": "flowvae.objectives:Dreg",
+        "m2": "flowvae.semi_supervised:M2",
     },
 )
 

@@ -6,6 +6,7 @@ import json
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from flowvae.building import build_vae
 from flowvae.config import Config, outside_modules, resolve_config
 from flowvae.data import Dataset
 from flowvae.data.columns import Column, columns_from_json, columns_to_json, encoded_width
@@ -30,7 +32,7 @@ from flowvae.likelihoods.support import check_support
 from flowvae.metrics import Metrics, read_metrics, write_metrics
 from flowvae.processes import is_first, process_count
 from flowvae.run_folders import check_trust
-from flowvae.vae import VAE, build_vae
+from flowvae.vae import VAE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -91,7 +93,9 @@ class Run:
     def dataset(self) -> Dataset:
         """The run's data, under its binarization policy."""
         if self._dataset is None:
-            found = load_configured(self.config.data, self.config.seed, self.model.columns)
+            found = load_configured(
+                self.config.data, self.config.seed, self.model.columns, self.model.condition
+            )
             if found.data_shape != self.model.data_shape:
                 raise UserError(
                     f"data: the run's model expects shape {self.model.data_shape}, "
@@ -260,6 +264,7 @@ def write_model(file: Path, model: VAE, config: Config, **more: str) -> None:
         "config": config.model_dump(mode="json"),
         "data_shape": model.data_shape,
         "columns": columns_to_json(model.columns),
+        "condition": columns_to_json(model.condition),
     }
     weights = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
     write_bytes(file, save(weights, metadata={"flowvae": json.dumps(about), **more}))
@@ -289,11 +294,11 @@ def read_model(
         with safe_open(file, framework="pt", device="cpu") as opened:
             names = set(opened.keys())
             header = opened.metadata() or {}
-            config, data_shape, columns = _read_header(file, header, trust)
+            config, data_shape, *known = _read_header(file, header, trust)
             if not outside_modules(config.model_dump()):
                 shapes = {name: tuple(opened.get_slice(name).get_shape()) for name in names}
-                _check_shapes(shapes, config, data_shape, columns)
-            model = build_vae(config, data_shape, columns=columns)
+                _check_shapes(shapes, config, data_shape, known)
+            model = build_vae(config, data_shape, None, *known)
             model.load_state_dict({name: opened.get_tensor(name) for name in names})
         for name, weight in model.named_parameters():
             if not weight.isfinite().all():
@@ -314,11 +319,12 @@ class _Header(BaseModel):
     config: dict[str, Any]
     data_shape: tuple[Annotated[int, Field(ge=1, le=2**31)], ...] = Field(min_length=1)
     columns: Any = None  # not in the files of version 0.1
+    condition: Any = None  # nor in those of the first months
 
 
 def _read_header(
     file: Path, header: dict[str, str], trust: bool
-) -> tuple[Config, tuple[int, ...], tuple[Column, ...] | None]:
+) -> tuple[Config, tuple[int, ...], tuple[Column, ...] | None, tuple[Column, ...] | None]:
     if "flowvae" not in header:
         raise ValueError("its header has no entry 'flowvae'")
     about = _Header.model_validate_json(header["flowvae"])
@@ -330,7 +336,8 @@ def _read_header(
         )
     check_trust(file, about.config, trust)
     try:
-        return resolve_config(**about.config), about.data_shape, columns
+        config = resolve_config(**about.config)
+        return config, about.data_shape, columns, columns_from_json(about.condition)
     except UserError as error:
         raise UserError(f"run: {file}: {error}") from None
 
@@ -339,7 +346,7 @@ def _check_shapes(
     found: dict[str, tuple[int, ...]],
     config: Config,
     data_shape: tuple[int, ...],
-    columns: tuple[Column, ...] | None,
+    known: Sequence[tuple[Column, ...] | None],
 ) -> None:
     """See that the file holds the weights of this model before memory is taken for it."""
     most, count = len(found), 0
@@ -353,7 +360,7 @@ def _check_shapes(
     hook = register_module_parameter_registration_hook(counted)
     try:
         with torch.device("meta"):
-            model = build_vae(config, data_shape, columns=columns)
+            model = build_vae(config, data_shape, None, *known)
     except NotImplementedError:
         return  # zuko's splines cannot be built without numbers; the file is compared on loading
     finally:

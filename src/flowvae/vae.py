@@ -7,35 +7,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from flowvae.config.options import build
+from flowvae.data.columns import encoded_width
+from flowvae.data.conditions import encode_condition
 from flowvae.distributions import FlowSample, LatentDistribution
-from flowvae.likelihoods import ValueDistribution
+from flowvae.likelihoods import ValueDistribution, observed_log_prob
+from flowvae.parts import Posterior, Prior, PriorOfPosterior
 from flowvae.precision import at_least_float32, network_products
 from flowvae.processes import whole_batch
 from flowvae.refinement import refine
-from flowvae.registry import LIKELIHOODS
+from flowvae.terms import ElboTerms
 
 if TYPE_CHECKING:
-    from flowvae.config import Config
     from flowvae.data.columns import Column
 
-__all__ = [
-    "VAE",
-    "ElboTerms",
-    "Posterior",
-    "Prior",
-    "PriorOfPosterior",
-    "RefinedVAE",
-    "build_vae",
-]
+__all__ = ["VAE"]
 
 # Decoded values held at once when many z are decoded. On a CPU they should stay in its cache, 4 MiB
 # of float32; elsewhere large kernels are better.
@@ -43,77 +35,26 @@ _DECODED_AT_ONCE = {"cpu": 2**20}
 _DECODED_AT_ONCE_ELSEWHERE = 2**25
 
 
-class ElboTerms(NamedTuple):
-    """The terms of the ELBO at sampled z, each (S, B), in nats per datum.
-
-    ELBO = log p(x|z_K) + log p(z_K) - log q₀(z₀|x) + Σ_k ladj_k, averaged over S samples.
-    """
-
-    log_likelihood: Tensor
-    log_prior: Tensor
-    log_base: Tensor
-    ladj: Tensor
-
-    @property
-    def kl(self) -> Tensor:
-        """Log q_K(z_K|x) - log p(z_K): its mean is KL(q ‖ p(z)); a single draw can be negative."""
-        return self.log_base - self.ladj - self.log_prior
-
-    @property
-    def log_weight(self) -> Tensor:
-        """Log p(x, z_K) - log q_K(z_K|x): its mean over z is the ELBO."""
-        return self.log_likelihood - self.kl
-
-    def means(self) -> dict[str, Tensor]:
-        """The terms that are reported, averaged over the S samples, each (B,)."""
-        return {
-            "elbo": self.log_weight.mean(0),
-            "log_likelihood": self.log_likelihood.mean(0),
-            "kl": self.kl.mean(0),
-            "log_prior": self.log_prior.mean(0),
-            "log_base": self.log_base.mean(0),
-            "ladj": self.ladj.mean(0),
-        }
-
-
-@runtime_checkable
-class Posterior(Protocol):
-    """A module that maps features (..., H) to q(z|x), of batch (...) and event (D,)."""
-
-    def __call__(self, features: Tensor, /) -> LatentDistribution: ...
-
-
-@runtime_checkable
-class Prior(Protocol):
-    """A module that gives p(z), of event (D,)."""
-
-    def __call__(self) -> LatentDistribution: ...
-
-
-@runtime_checkable
-class PriorOfPosterior(Prior, Protocol):
-    """A prior that is made of the posterior, as the VampPrior is."""
-
-    def bind(self, posterior: Callable[[Tensor], LatentDistribution], /) -> None:
-        """Take q(z|x), a function of data (B, P)."""
-        ...
-
-
 class VAE(nn.Module):
     """A variational autoencoder put together from its parts.
 
     Args:
-        encoder: (B, P) -> (B, H).
+        encoder: (B, P) -> (B, H); of a conditional model (B, P + C) -> (B, H).
         posterior_head: (B, H) -> q(z|x), see :class:`Posterior`.
         prior: () -> p(z), see :class:`Prior` and :class:`PriorOfPosterior`.
-        decoder: (..., D) -> the likelihood's parameters, (..., likelihood.num_outputs(P)).
+        decoder: (..., D), or (..., D + C), -> the likelihood's parameters,
+            (..., likelihood.num_outputs(P)).
         likelihood: those -> p(x|z).
         latent_dim: D.
         data_shape: shape of one datum, such as (28, 28); P is its product.
         columns: of a table, what the P values of a row mean.
+        condition: what the C numbers mean that the model is conditioned on; none if it is not.
+        missing: whether values may be missing, NaN: log p(x|z) is then of the others alone.
+        classifier: (B, P) -> (B, K) logits of q(y|x), where the condition is one of K classes.
 
     All densities are in nats per datum. Data lives in the likelihood's support, as (B, P) or
-    (B, *data_shape).
+    (B, *data_shape). A conditional model is q(z|x, y), p(z|y) and p(x|z, y), and takes the
+    condition y as a further argument, or beside the values in rows (B, P + C): see :meth:`rows`.
 
     Examples:
         >>> import torch, flowvae
@@ -136,6 +77,9 @@ class VAE(nn.Module):
         latent_dim: int,
         data_shape: Sequence[int],
         columns: Sequence[Column] | None = None,
+        condition: Sequence[Column] | None = None,
+        missing: bool = False,
+        classifier: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -146,6 +90,9 @@ class VAE(nn.Module):
         self.latent_dim = latent_dim
         self.data_shape = tuple(data_shape)
         self.columns = None if columns is None else tuple(columns)
+        self.condition = None if condition is None else tuple(condition)
+        self.missing = missing
+        self.classifier = classifier
         if isinstance(prior, PriorOfPosterior):
             prior.bind(self.posterior)
 
@@ -154,9 +101,26 @@ class VAE(nn.Module):
         """P, the number of values in one datum."""
         return math.prod(self.data_shape)
 
-    def flatten(self, x: Tensor) -> Float[Tensor, "*batch P"]:
-        """X as (..., P), from (..., P) or (..., *data_shape)."""
-        P, n = self.data_dim, len(self.data_shape)
+    @property
+    def condition_dim(self) -> int:
+        """C, the numbers of the condition; 0 where there is none."""
+        return 0 if self.condition is None else encoded_width(self.condition)
+
+    @property
+    def row_dim(self) -> int:
+        """P + C, the width of the rows that the methods take."""
+        return self.data_dim + self.condition_dim
+
+    def flatten(self, x: Tensor) -> Float[Tensor, "*batch R"]:
+        """X as rows (..., P), from (..., P) or (..., *data_shape); (..., P + C) as they are."""
+        C, P, n = self.condition_dim, self.data_dim, len(self.data_shape)
+        if C:
+            if x.dim() >= 1 and x.shape[-1] == P + C:
+                return x
+            raise ValueError(
+                f"x: expected a condition beside it, or rows (..., {P} + {C}) of values and "
+                f"condition, got {tuple(x.shape)}"
+            )
         # First, for data of shape (1, W) ends in P both ways.
         if x.dim() > n and tuple(x.shape[-n:]) == self.data_shape:
             return x.flatten(-n)
@@ -170,27 +134,95 @@ class VAE(nn.Module):
             f"got {tuple(x.shape)}"
         )
 
-    def posterior(self, x: Tensor) -> LatentDistribution:
+    def rows(self, x: Tensor, condition: Any = None) -> Float[Tensor, "*batch R"]:
+        """Data and condition side by side, (..., P + C): what every method takes as x.
+
+        Args:
+            x: (..., P) or (..., *data_shape); with no condition given, rows already.
+            condition: a class, or one for each datum; of several columns a mapping from their
+                names to such; or numbers (N, C), encoded.
+
+        Raises:
+            UserError: the model has no condition, a class is unknown, or a shape is wrong.
+        """
+        if condition is None:
+            return self.flatten(x)
+        n = len(self.data_shape)
+        shaped = x.dim() >= n and tuple(x.shape[-n:]) == self.data_shape
+        values = x.flatten(-n) if shaped else x
+        if values.shape[-1] != self.data_dim:
+            raise ValueError(f"x: expected (..., {self.data_dim}), got {tuple(x.shape)}")
+        lead = values.shape[:-1]
+        given = encode_condition(self.condition, condition, math.prod(lead))
+        return torch.cat([values, given.to(values).reshape(*lead, -1)], -1)
+
+    def parts(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Values (..., P) and condition (..., C) of rows; none where there is no condition."""
+        if self.condition is None:
+            return rows, None
+        values, condition = rows.split([self.data_dim, self.condition_dim], -1)
+        return values, condition
+
+    def posterior(self, x: Tensor, condition: Any = None) -> LatentDistribution:
         """q(z|x) for data x (B, P): a distribution with batch shape (B,) and event shape (D,)."""
-        x = self.flatten(x)
+        x = self.rows(x, condition)
         with network_products(x.device):
             features = self.encoder(x)
         return self.posterior_head(at_least_float32(features))
 
-    def decode(self, z: Float[Tensor, "*batch D"]) -> Distribution:
-        """p(x|z) for z (..., D)."""
+    def prior_at(self, x: Tensor) -> LatentDistribution:
+        """p(z), or for rows x (B, P + C) p(z|y), of batch (B,) if it depends on y."""
+        return self.prior_given(self.parts(x)[1])
+
+    def prior_given(self, condition: Tensor | None) -> LatentDistribution:
+        """p(z|y) for y (..., C), encoded; p(z) where the prior does not depend on it."""
+        if condition is None or not getattr(self.prior, "conditional", False):
+            return self.prior()
+        return self.prior(condition)  # pyright: ignore[reportCallIssue]
+
+    def decode(
+        self, z: Float[Tensor, "*batch D"], condition: Float[Tensor, "*#batch C"] | None = None
+    ) -> Distribution:
+        """p(x|z) for z (..., D), or p(x|z, y) for y (..., C), encoded."""
+        if self.condition is not None:
+            if condition is None:
+                encode_condition(self.condition, None)  # says what is expected
+            else:
+                z = torch.cat([z, condition.to(z).expand(*z.shape[:-1], -1)], -1)
         with network_products(z.device):
             parameters = self.decoder(z)
         return self.likelihood(at_least_float32(parameters))
 
+    def log_likelihood(self, x: Tensor, z: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch"]:
+        """Log p(x|z) for rows x (B, R) at z (..., B, D), over the values that are there."""
+        values, condition = self.parts(x)
+        p = self.decode(z, condition)
+        return observed_log_prob(p, values) if self.missing else p.log_prob(values)
+
+    def log_joint(self, x: Tensor, z: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch"]:
+        """Log p(x, z) for rows x (B, R) at z (..., B, D), in nats; given y, if there is one."""
+        return self.log_likelihood(x, z) + self.prior_at(x).log_prob(z)
+
     def log_joint_pairs(
-        self, x: Float[Tensor, "B P"], z: Float[Tensor, "G D"]
+        self, x: Float[Tensor, "B R"], z: Float[Tensor, "G D"]
     ) -> Float[Tensor, "B G"]:
-        """Log p(x, z) for every x at every z, in nats; each z is decoded once."""
-        p, log_prior = self.decode(z), self.prior().log_prob(z)
+        """Log p(x, z) for every x at every z, in nats; each z is decoded once for a condition."""
+        values, condition = self.parts(x)
+        if condition is None:
+            return self._pairs(values, z, None)
+        found = x.new_empty(len(x), len(z))
+        different, of = condition.unique(dim=0, return_inverse=True)
+        for k, each in enumerate(different):
+            own = (of == k).nonzero().flatten()
+            found[own] = self._pairs(values[own], z, each)
+        return found
+
+    def _pairs(self, values: Tensor, z: Tensor, condition: Tensor | None) -> Tensor:
+        p, log_prior = self.decode(z, condition), self.prior_given(condition).log_prob(z)
         if isinstance(p, ValueDistribution):
-            return p.log_prob_pairs(x) + log_prior
-        return torch.stack([p.log_prob(row.expand(len(z), -1)) for row in x]) + log_prior
+            pairs = p.log_prob_pairs_observed if self.missing else p.log_prob_pairs
+            return pairs(values) + log_prior
+        return torch.stack([p.log_prob(row.expand(len(z), -1)) for row in values]) + log_prior
 
     def elbo_terms(
         self, x: Tensor, samples: int = 1, generator: torch.Generator | None = None
@@ -199,23 +231,35 @@ class VAE(nn.Module):
         x = self.flatten(x)
         return self._terms(self.posterior(x), x, samples, generator)
 
-    def terms_at(self, x: Float[Tensor, "B P"], sample: FlowSample) -> ElboTerms:
+    def terms_at(self, x: Float[Tensor, "B R"], sample: FlowSample) -> ElboTerms:
         """The four terms at z that were drawn already, (S, B, D): each (S, B), in nats."""
         z, log_base, ladj = sample
-        return ElboTerms(self.decode(z).log_prob(x), self.prior().log_prob(z), log_base, ladj)
+        fit, log_prior = self.log_likelihood(x, z), self.prior_at(x).log_prob(z)
+        return ElboTerms(fit, log_prior, log_base, ladj)
 
     def elbo(
-        self, x: Tensor, samples: int = 1, generator: torch.Generator | None = None
+        self,
+        x: Tensor,
+        samples: int = 1,
+        generator: torch.Generator | None = None,
+        *,
+        condition: Any = None,
     ) -> Float[Tensor, " B"]:
         """E_q[log p(x, z) - log q(z|x)] by S samples of z: (B,), nats per datum.
 
         A lower bound of log p(x) in expectation. The encoder runs once for all S samples.
         """
+        x = self.rows(x, condition)
         weights = self._over_chunks(x, samples, generator, lambda t: t.log_weight.sum(0))
         return torch.stack(weights).sum(0) / samples
 
     def iw_bound(
-        self, x: Tensor, samples: int = 1, generator: torch.Generator | None = None
+        self,
+        x: Tensor,
+        samples: int = 1,
+        generator: torch.Generator | None = None,
+        *,
+        condition: Any = None,
     ) -> Float[Tensor, " B"]:
         """The importance-weighted bound on log p(x): (B,), nats per datum.
 
@@ -223,30 +267,56 @@ class VAE(nn.Module):
 
         Source: "Importance Weighted Autoencoders", arXiv 1509.00519, eq. 8.
         """
+        x = self.rows(x, condition)
         sums = self._over_chunks(x, samples, generator, lambda t: t.log_weight.logsumexp(0))
         return torch.stack(sums).logsumexp(0) - math.log(samples)
 
     log_prob = iw_bound  # its name until version 0.1
 
-    def refine(self, x: Tensor, **options: Any) -> LatentDistribution:
+    def refine(self, x: Tensor, *, condition: Any = None, **options: Any) -> LatentDistribution:
         """q(z|x) after some steps of optimization: see :func:`flowvae.refinement.refine`."""
-        return refine(self, x, **options)
+        return refine(self, self.rows(x, condition), **options)
 
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, "n P"]:
-        """Generate: the means of p(x|z) at n draws z ~ p(z), (n, P)."""
-        return self.decode(self.prior().rsample((n,), generator)).mean
+    def sample(
+        self, n: int, generator: torch.Generator | None = None, *, condition: Any = None
+    ) -> Float[Tensor, "n P"]:
+        """Generate: the means of p(x|z) at n draws z ~ p(z), (n, P), all under the condition."""
+        z, given = self.draw_prior(n, generator, condition)
+        return self.decode(z, given).mean
+
+    def prior_draws(
+        self, x: Tensor, n: int, generator: torch.Generator | None = None
+    ) -> Float[Tensor, "n D"]:
+        """n draws z ~ p(z); of a conditional model under the conditions of rows x in turn."""
+        p = self.prior_at(x)
+        if not p.batch_shape:
+            return p.rsample((n,), generator)
+        return self.prior_at(x[torch.arange(n, device=x.device) % len(x)]).rsample((), generator)
+
+    def draw_prior(
+        self, n: int, generator: torch.Generator | None = None, condition: Any = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """n draws z ~ p(z|y), (n, D), and y for each of them, (n, C)."""
+        if self.condition is None and condition is None:
+            return self.prior().rsample((n,), generator), None
+        given = encode_condition(self.condition, condition, n).to(next(self.parameters()))
+        p = self.prior_given(given)
+        return p.rsample(() if p.batch_shape else (n,), generator), given
 
     @torch.no_grad()
     def draw(
-        self, z: Float[Tensor, "*batch D"], generator: torch.Generator | None = None
+        self,
+        z: Float[Tensor, "*batch D"],
+        generator: torch.Generator | None = None,
+        condition: Tensor | None = None,
     ) -> Float[Tensor, "*batch P"]:
-        """One draw x ~ p(x|z) at each z (..., D).
+        """One draw x ~ p(x|z) at each z (..., D), or p(x|z, y) for y (..., C), encoded.
 
         ``generator`` may be the one that z came from: x is drawn from what follows in its stream.
         A likelihood that draws from torch's global random state gets a seed from the generator, and
         the state is left as it was.
         """
-        p = self.decode(z)
+        p = self.decode(z, condition)
         if isinstance(p, ValueDistribution):
             return p.sample(generator=generator)
         if generator is None:
@@ -257,10 +327,23 @@ class VAE(nn.Module):
             return p.sample()
 
     def reconstruct(
-        self, x: Tensor, generator: torch.Generator | None = None
+        self, x: Tensor, generator: torch.Generator | None = None, *, condition: Any = None
     ) -> Float[Tensor, "B P"]:
-        """Encode, flow, decode: the mean of p(x|z) at one draw z ~ q(z|x), (B, P)."""
-        return self.decode(self.posterior(x).rsample((), generator)).mean
+        """Encode, flow, decode: the mean of p(x|z) at one draw z ~ q(z|x), (B, P).
+
+        Under another ``condition`` than that of rows x (B, P + C), the datum is rewritten: z, and
+        with it what the condition does not say, such as the style of a digit, stays.
+        """
+        rows = self.flatten(x) if condition is None or self.is_rows(x) else self.rows(x, condition)
+        z = self.posterior(rows).rsample((), generator)
+        given = self.parts(rows)[1]
+        if condition is not None:
+            given = encode_condition(self.condition, condition, len(rows)).to(z)
+        return self.decode(z, given).mean
+
+    def is_rows(self, x: Tensor) -> bool:
+        """Whether x has its condition beside it already."""
+        return self.condition_dim > 0 and x.shape[-1] == self.data_dim + self.condition_dim
 
     def forward(self, x: Tensor) -> ElboTerms:
         return self.elbo_terms(x)
@@ -300,93 +383,3 @@ class VAE(nn.Module):
         reduce: Callable[[ElboTerms], Tensor],
     ) -> list[Tensor]:
         return [reduce(terms) for terms in self.term_chunks(x, samples, generator)]
-
-
-class RefinedVAE(VAE):
-    """The same model, its modules shared, whose q(z|x) is refined for each datum.
-
-    Bounds, estimators, reconstructions and pictures are then of the refined posterior.
-
-    Args:
-        model: the model.
-        **options: of :func:`flowvae.refinement.refine`.
-
-    Examples:
-        >>> import torch, flowvae
-        >>> model = flowvae.build_vae(flowvae.preset("original"), data_shape=(6, 5)).eval()
-        >>> RefinedVAE(model, steps=4).elbo(torch.rand(3, 30), samples=100).shape
-        torch.Size([3])
-    """
-
-    def __init__(self, model: VAE, **options: Any) -> None:
-        nn.Module.__init__(self)
-        vars(self).update(vars(model))
-        self._refined = partial(refine, model, **options)
-
-    def posterior(self, x: Tensor) -> LatentDistribution:
-        return self._refined(x)
-
-
-def build_vae(
-    config: Config,
-    data_shape: Sequence[int],
-    seed: int | None = None,
-    columns: Sequence[Column] | None = None,
-) -> VAE:
-    """The model a configuration describes, for data of this shape, freshly initialised.
-
-    Args:
-        config: its families are looked up in :mod:`flowvae.registry`.
-        data_shape: shape of one datum.
-        seed: of the initial weights; ``config.seed`` if not given. torch's global random state
-            is left as it was.
-        columns: of a table, what the values of a row mean; kept with the model.
-    """
-    P, described = math.prod(data_shape), config.model
-    D, network = described.latent_dim, described.network
-    support = LIKELIHOODS[described.likelihood.name].support
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(config.seed if seed is None else seed)
-        encoder = build("network", network, maker="encoder", data_shape=data_shape)
-        posterior_head = build(
-            "posterior", described.posterior, in_features=encoder.out_features, latent_dim=D
-        )
-        prior = build(
-            "prior",
-            described.prior,
-            latent_dim=D,
-            data_dim=P,
-            to_support=support.from_real,
-        )
-        likelihood = build("likelihood", described.likelihood, columns=columns)
-        decoder = build(
-            "network",
-            network,
-            maker="decoder",
-            latent_dim=D,
-            data_shape=data_shape,
-            num_outputs=likelihood.num_outputs(P),
-        )
-        if likelihood.encoder_input is not None:
-            encoder = nn.Sequential(_Elementwise(likelihood.encoder_input), encoder)
-    return VAE(
-        encoder,
-        posterior_head,
-        prior,
-        decoder,
-        likelihood,
-        latent_dim=D,
-        data_shape=data_shape,
-        columns=columns,
-    )
-
-
-class _Elementwise(nn.Module):
-    """A function as a module."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)

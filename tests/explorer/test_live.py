@@ -9,7 +9,7 @@ import torch
 
 import flowvae
 from flowvae.evaluation import quadrature
-from flowvae.vae import RefinedVAE
+from flowvae.refined import RefinedVAE
 
 NATS = 1e-3
 

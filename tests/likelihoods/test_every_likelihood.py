@@ -116,8 +116,8 @@ def test_the_mean_that_a_decoder_starts_at(name):
 )
 def test_a_decoder_can_start_at_the_mean_of_the_data(likelihood, network):
     """Where all but the last bias is zero, the mean of p(x|z) is that of the data."""
+    from flowvae.building import build_vae
     from flowvae.initialization import start_at_mean
-    from flowvae.vae import build_vae
 
     settings = {"likelihood": likelihood, "network": network, "hidden_dims": (8,)}
     model = build_vae(resolve_config(**settings), (6, 5))
@@ -135,8 +135,8 @@ def test_a_decoder_can_start_at_the_mean_of_the_data(likelihood, network):
 
 
 def test_a_likelihood_without_a_mean_to_start_at_is_refused():
+    from flowvae.building import build_vae
     from flowvae.initialization import start_at_mean
-    from flowvae.vae import build_vae
 
     model = build_vae(resolve_config(likelihood="logistic_mixture"), (6, 5))
     with pytest.raises(ValueError, match="init_output_bias: expected a likelihood"):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from flowvae.terms import ElboTerms
 from flowvae.training.graph import StepGraph
-from flowvae.vae import ElboTerms
 
 
 class _Graphs:

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowvae.config import resolve_config
+from flowvae.terms import ElboTerms
 from flowvae.training import RunningMeans
-from flowvae.vae import ElboTerms
 from tests.helpers.making import trainer_of
 
 

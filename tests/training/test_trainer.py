@@ -13,8 +13,8 @@ from flowvae import TrainingError
 from flowvae.config import resolve_config
 from flowvae.data import Dataset
 from flowvae.precision import at_least_float32
+from flowvae.terms import ElboTerms
 from flowvae.training import Trainer
-from flowvae.vae import ElboTerms
 from tests.helpers.making import trainer_of
 
 SETTINGS = {"hidden_dims": (16,), "batch_size": 30}

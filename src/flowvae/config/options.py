@@ -39,7 +39,7 @@ Widths = Annotated[Sequence[PositiveInt], Field(min_length=1)]
 # What the model knows, and gives to a family whose constructor asks for it by name.
 CONTEXT: dict[str, frozenset[str]] = {
     "posterior": frozenset({"in_features", "latent_dim"}),
-    "prior": frozenset({"latent_dim", "data_dim", "to_support"}),
+    "prior": frozenset({"latent_dim", "data_dim", "condition_dim", "to_support"}),
     "likelihood": frozenset({"columns"}),
     "network": frozenset({"data_shape", "latent_dim", "num_outputs"}),
     "objective": frozenset({"steps_per_epoch"}),

@@ -69,10 +69,21 @@ class DataSection(Options):
     drop_columns: tuple[str, ...] = Field(
         default=(), description="Columns of a table to leave out."
     )
-    missing: Literal["refuse", "impute"] = Field(
+    condition: tuple[str, ...] = Field(
+        default=(),
+        description="What the model is conditioned on: 'labels', columns of a table, or an array "
+        "of a .npz.",
+    )
+    labelled: PositiveInt | None = Field(
+        default=None,
+        description="Keep so many labels of the training data, as many of each class; all if not "
+        "given.",
+    )
+    missing: Literal["refuse", "impute", "model"] = Field(
         default="refuse",
-        description="Where a table has no value: refuse it; or impute the column's mean, or its "
-        "most frequent category, of the training data.",
+        description="Where there is no value: refuse it; impute the column's mean, or its most "
+        "frequent category, of the training data; or model what is there alone, the encoder being "
+        "told what is missing.",
     )
     scaling: Literal["auto", "none", "standard"] = Field(
         default="auto",

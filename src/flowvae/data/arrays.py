@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 import warnings
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from lzma import LZMAError
 from pathlib import Path
 from typing import IO
@@ -13,6 +13,7 @@ from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 import numpy as np
 
+from flowvae.data.conditions import LABELS
 from flowvae.data.rows import ArrayFile, checked_bytes, cut_short, gib, read_array
 from flowvae.data.splits import SPLITS, SourceArrays
 from flowvae.errors import UserError
@@ -25,12 +26,14 @@ _UNREADABLE += (RuntimeError,)
 _HINT = "raise memory_budget, or save it with numpy.save"
 
 
-def numpy_file(path: Path, budget: int, label_column: str | None = None) -> SourceArrays:
+def numpy_file(
+    path: Path, budget: int, label_column: str | None = None, condition: Sequence[str] = ()
+) -> SourceArrays:
     """A ``.npy`` (N, ...), or a ``.npz`` with x, or x_train and x_test; see ``load_dataset``."""
     name = str(path.resolve())
     try:
         if path.suffix == ".npz":
-            return _archive(name, path, budget, label_column)
+            return _archive(name, path, budget, label_column, condition)
         with path.open("rb") as file:
             x = _open_npy(file, path, str(path), (0, path.stat().st_size), budget)
     except UserError:
@@ -42,7 +45,9 @@ def numpy_file(path: Path, budget: int, label_column: str | None = None) -> Sour
     return SourceArrays(name, {"all": x}) if label_column is None else _label(name, x, label_column)
 
 
-def _archive(name: str, path: Path, budget: int, label_column: str | None) -> SourceArrays:
+def _archive(
+    name: str, path: Path, budget: int, label_column: str | None, condition: Sequence[str]
+) -> SourceArrays:
     """Of a ``.npz`` only what is wanted is read."""
     with ZipFile(path) as archive, path.open("rb") as file:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
@@ -64,13 +69,38 @@ def _archive(name: str, path: Path, budget: int, label_column: str | None) -> So
         arrays = {split: read(key) for split, key in parts.items()}
         if "all" in arrays:
             _check_count(arrays["all"])
-        kept: dict[str, np.ndarray] = {}
-        for split, key in labels.items():
+
+        def in_memory(key: str, what: str) -> np.ndarray:
             values = read(key)
             if isinstance(values, ArrayFile):
-                raise UserError(f"data: labels in {path} are larger than memory_budget; raise it")
-            kept[split] = values
-    return SourceArrays(name, arrays, kept)
+                raise UserError(f"data: {what} in {path} are larger than memory_budget; raise it")
+            return values
+
+        kept = {split: in_memory(key, "labels") for split, key in labels.items()}
+        given: dict[str, np.ndarray] = {}
+        for wanted in condition if condition != (LABELS,) else ():
+            for split in parts:
+                key = wanted if split == "all" else f"{wanted}_{split}"
+                if key not in members:
+                    raise UserError(f"condition: no array {key!r} in {path}, got {_some(members)}")
+                values = _checked_condition(in_memory(key, "conditions"), arrays[split], key)
+                before = [given[split]] if split in given else []
+                given[split] = np.concatenate([*before, values], 1)
+    return SourceArrays(name, arrays, kept, conditions=given)
+
+
+def _checked_condition(values: np.ndarray, x: np.ndarray | ArrayFile, key: str) -> np.ndarray:
+    """As (N, C), float64."""
+    shape, kind = values.shape, values.dtype.kind
+    values = values[:, None] if values.ndim == 1 else values
+    if values.ndim != 2 or len(values) != len(x) or kind not in "fiub":
+        raise UserError(
+            f"condition: {key}: expected numbers of shape ({len(x)},) or ({len(x)}, C), got "
+            f"{values.dtype} {shape}"
+        )
+    if not np.isfinite(values).all():
+        raise UserError(f"condition: {key}: expected finite numbers, got NaN or infinity")
+    return values.astype(np.float64)
 
 
 def _wanted(

@@ -33,6 +33,7 @@ class Statistics:
         integer: all are whole.
         binary: all are 0 or 1.
         eight_bit: all are k/255 with k = 0 … 255.
+        missing: some are missing, NaN; what is said above is of the others.
     """
 
     low: float
@@ -40,6 +41,7 @@ class Statistics:
     integer: bool
     binary: bool
     eight_bit: bool
+    missing: bool = False
 
     def join(self, other: Statistics) -> Statistics:
         """Of both together."""
@@ -49,6 +51,7 @@ class Statistics:
             self.integer and other.integer,
             self.binary and other.binary,
             self.eight_bit and other.eight_bit,
+            self.missing or other.missing,
         )
 
 
@@ -76,18 +79,21 @@ class Split:
     Args:
         data: a tensor (N, P), or rows that are read from their file when asked for.
         labels: one number per datum, if there are any.
+        condition: what each datum is conditioned on, encoded, (N, C); NaN where it is not known.
         origin: where the data comes from, if it was read from a source.
     """
 
     data: Tensor | FileRows
     labels: Tensor | None = None
     origin: Origin | None = None
+    condition: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.data)
 
     def to(self, device: torch.device) -> Split:
-        return replace(self, data=self.data.to(device))
+        condition = None if self.condition is None else self.condition.to(device)
+        return replace(self, data=self.data.to(device), condition=condition)
 
     def values(self, index: Tensor | slice = slice(None)) -> Tensor:
         """The chosen data as float32, (n, P)."""
@@ -98,13 +104,21 @@ class Split:
             chosen = self.data[index]
         return chosen.float().div_(255) if chosen.dtype == torch.uint8 else chosen
 
+    def rows(self, index: Tensor | slice = slice(None)) -> Tensor:
+        """What a model is given: the values, (n, P), and beside them the condition, (n, P + C)."""
+        values = self.values(index)
+        if self.condition is None:
+            return values
+        return torch.cat([values, self.condition[index].to(values)], 1)
+
     def at_most(self, count: int) -> Split:
         """The split, or so many of its data, evenly over it: it may be sorted."""
         if len(self) <= count:
             return self
         chosen = torch.linspace(0, len(self) - 1, count, dtype=torch.float64).round().long()
         labels = None if self.labels is None else self.labels[chosen]
-        return Split(self.values(chosen), labels)
+        condition = None if self.condition is None else self.condition[chosen]
+        return Split(self.values(chosen), labels, condition=condition)
 
     def is_binary(self) -> bool:
         """Whether all values are 0 or 1."""
@@ -113,7 +127,14 @@ class Split:
     @cached_property
     def _is_binary(self) -> bool:
         one = 255 if self.data.dtype == torch.uint8 else 1
-        return all(bool(((part == 0) | (part == one)).all()) for part in self._parts())
+        return all(
+            bool(((part == 0) | (part == one) | part.isnan()).all()) for part in self._parts()
+        )
+
+    @property
+    def has_missing(self) -> bool:
+        """Whether a value is missing, NaN."""
+        return self.data.dtype != torch.uint8 and self.statistics.missing
 
     @cached_property
     def statistics(self) -> Statistics:
@@ -124,11 +145,13 @@ class Split:
         return found
 
     def mean(self) -> Tensor:
-        """The mean of each value over the data, (P,), float32."""
-        total = torch.zeros(self.data.shape[1], dtype=torch.float64)
+        """The mean of each value over the data that have it, (P,), float32."""
+        total = torch.zeros(2, self.data.shape[1], dtype=torch.float64)
         for part in self._parts():
-            total += Split(part).values().sum(0, dtype=torch.float64).cpu()
-        return (total / len(self)).float()
+            values = Split(part).values()
+            total[0] += values.nansum(0, dtype=torch.float64).cpu()
+            total[1] += values.isfinite().sum(0).cpu()
+        return (total[0] / total[1].clamp(min=1)).float()
 
     def _parts(self) -> Iterator[Tensor]:
         """The stored numbers, not many at a time."""
@@ -138,7 +161,15 @@ class Split:
 
 
 def _statistics(part: Tensor, so_far: Statistics) -> Statistics:
-    """Of one part; what is false already is not looked at again. NaN shows in low and high."""
+    """Of one part, without what is missing; what is false already is not looked at again."""
+    missing = False
+    if part.dtype != torch.uint8:
+        gaps = part.isnan()
+        missing = bool(gaps.any())
+        if missing:
+            part = part[~gaps]
+        if not part.numel():
+            return replace(so_far, missing=True)
     low, high = (value.item() for value in torch.aminmax(part))
     if part.dtype == torch.uint8:
         binary = so_far.binary and bool(((part == 0) | (part == 255)).all())
@@ -147,7 +178,7 @@ def _statistics(part: Tensor, so_far: Statistics) -> Statistics:
     unit = low >= 0 and high <= 1
     eight_bit = so_far.eight_bit and unit
     eight_bit = eight_bit and bool((part.mul(255).round_().div_(255) == part).all())
-    return Statistics(low, high, integer, integer and unit, eight_bit)
+    return Statistics(low, high, integer, integer and unit, eight_bit, missing)
 
 
 @dataclass(frozen=True)
@@ -162,6 +193,7 @@ class Dataset:
         binarization: the policy that was applied, see :func:`flowvae.data.binarize`.
         validation: held out for decisions during training, such as when to stop.
         columns: of a table, what the values mean; else none.
+        condition: what the numbers of a condition mean, where the data is conditioned on something.
         label_names: what the labels 0, 1, … stand for, where they have names.
         record: how the splits were made: seed, fractions, counts, hashes of the row numbers.
         notes: what a person should know about the data, a line each.
@@ -174,6 +206,7 @@ class Dataset:
     binarization: Binarization = "none"
     validation: Split | None = None
     columns: tuple[Column, ...] | None = None
+    condition: tuple[Column, ...] | None = None
     label_names: tuple[str, ...] | None = None
     record: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -235,7 +268,8 @@ class Dataset:
     def statistics(self) -> Statistics:
         """What the numbers of all splits are, as the model sees them."""
         if self.binarization != "none":
-            return Statistics(0.0, 1.0, True, True, True)
+            missing = any(split.has_missing for split in self.splits.values())
+            return Statistics(0.0, 1.0, True, True, True, missing)
         first, *rest = (split.statistics for split in self.splits.values())
         for each in rest:
             first = first.join(each)
@@ -260,6 +294,7 @@ def adopt(
     rows: np.ndarray | None = None,
     owned: bool = False,
     wide: bool = False,
+    missing: bool = False,
 ) -> Split:
     """A split of checked data and labels, uint8 or float32.
 
@@ -270,6 +305,7 @@ def adopt(
         rows: which of its rows; all if not given.
         owned: an array that fits as it is need not be copied.
         wide: keep real numbers in float64, because they are yet to be standardised.
+        missing: NaN is a value that is missing, and not refused.
     """
     count = len(array) if rows is None else len(rows)
     kept = None if labels is None else torch.from_numpy(_checked_labels(labels, count, name))
@@ -285,10 +321,23 @@ def adopt(
         flat = array.reshape(count, -1)
     else:
         flat = _gathered(array, rows, dtype)
+    if missing and dtype != np.uint8:
+        _check_gaps(flat, name)
     # NaN is both the smallest and the largest.
-    if dtype != np.uint8 and not np.isfinite([flat.min(), flat.max()]).all():
-        raise UserError(f"{name}: expected finite numbers, got NaN or infinity")
+    elif dtype != np.uint8 and not np.isfinite([flat.min(), flat.max()]).all():
+        raise UserError(
+            f"{name}: expected finite numbers, got NaN or infinity; with missing=model NaN is a "
+            "value that is missing"
+        )
     return Split(torch.from_numpy(flat), kept)
+
+
+def _check_gaps(flat: np.ndarray, name: str) -> None:
+    """See that what is there is finite, and that something is."""
+    if np.isinf(flat).any():
+        raise UserError(f"{name}: expected finite numbers, or NaN where one is missing, got inf")
+    if np.isnan(flat).all():
+        raise UserError(f"{name}: expected at least one value, got NaN alone")
 
 
 def _gathered(array: np.ndarray, rows: np.ndarray | None, dtype: np.dtype) -> np.ndarray:

@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 __all__ = ["hub_dataset"]
 
 
-def hub_dataset(name: str, options: Options, columns: Sequence[Column] | None = None) -> Dataset:
+def hub_dataset(
+    name: str,
+    options: Options,
+    columns: Sequence[Column] | None = None,
+    condition: Sequence[Column] | None = None,
+) -> Dataset:
     """``hf:NAME`` or ``hf:NAME:CONFIGURATION``: pictures if it has a column of them, else a table.
 
     Raises:
@@ -58,7 +63,7 @@ def hub_dataset(name: str, options: Options, columns: Sequence[Column] | None = 
         )
     tables = {part: each.with_format("arrow")[:] for part, each in parts.items()}
     return arrow_dataset(
-        name, tables, options.model_copy(update={"label_column": label}), columns, names
+        name, tables, options.model_copy(update={"label_column": label}), columns, condition, names
     )
 
 

@@ -12,6 +12,7 @@ from flowvae.config import DataSection
 from flowvae.data.arrays import numpy_file
 from flowvae.data.binarization import binarize
 from flowvae.data.columns import Column
+from flowvae.data.conditions import conditioned
 from flowvae.data.dataset import Binarization, Dataset
 from flowvae.data.hub import hub_dataset
 from flowvae.data.idx import bundled_mnist, idx_file, idx_folder, is_idx
@@ -37,6 +38,7 @@ def load_dataset(
     seed: int = 0,
     *,
     columns: Sequence[Column] | None = None,
+    condition_columns: Sequence[Column] | None = None,
     **options: Any,
 ) -> Dataset:
     """Load data by name or path.
@@ -51,6 +53,7 @@ def load_dataset(
         test_fraction: share held out where the data names no test set.
         seed: of that split, and of the validation split.
         columns: a trained model's, to give new data the transformation it was trained with.
+        condition_columns: a trained model's, of what it is conditioned on.
         **options: other fields of :class:`flowvae.data.Options`.
 
     Raises:
@@ -67,25 +70,30 @@ def load_dataset(
     )
     path = _path(name)
     if name.startswith("hf:"):
-        dataset = hub_dataset(name, chosen, columns)
+        dataset = hub_dataset(name, chosen, columns, condition_columns)
     elif is_table(path) and path.is_file():
-        dataset = table_file(path, chosen, columns)
+        dataset = table_file(path, chosen, columns, condition_columns)
     else:
         found = _found(name, path, chosen)
-        wide = columns is not None or chosen.scaling == "standard"
-        dataset = split_dataset(found, test_fraction, chosen.validation_fraction, seed, wide)
+        wide, gaps = columns is not None or chosen.scaling == "standard", chosen.missing == "model"
+        dataset = split_dataset(found, test_fraction, chosen.validation_fraction, seed, wide, gaps)
     if dataset.columns is None and (columns is not None or chosen.scaling == "standard"):
         dataset = standardize(dataset, columns)
+    dataset = conditioned(dataset, chosen.condition, condition_columns, labelled=chosen.labelled)
     return binarize(dataset, binarization)
 
 
 def load_configured(
-    section: DataSection, seed: int, columns: Sequence[Column] | None = None
+    section: DataSection,
+    seed: int,
+    columns: Sequence[Column] | None = None,
+    condition_columns: Sequence[Column] | None = None,
 ) -> Dataset:
     """The data that a configuration names, read as it says; by a trained model's columns."""
     named = section.model_dump()
     source, binarization = named.pop("source"), named.pop("binarization")
-    return load_dataset(source, binarization, columns=columns, seed=seed, **named)
+    known = {"columns": columns, "condition_columns": condition_columns}
+    return load_dataset(source, binarization, seed=seed, **known, **named)
 
 
 def _path(name: str) -> Path:
@@ -123,7 +131,7 @@ def _found(name: str, path: Path, options: Options) -> SourceArrays:
             return idx_folder(path, budget)
         return image_folder(path, budget, options.image_size)
     if path.suffix in (".npy", ".npz") and path.is_file():
-        return numpy_file(path, budget, options.label_column)
+        return numpy_file(path, budget, options.label_column, options.condition)
     if path.is_file() and is_idx(path):
         return idx_file(path, budget)
     if path.exists():

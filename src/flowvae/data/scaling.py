@@ -109,13 +109,16 @@ class ColumnScaler:
 def moments(split: Split) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation (N in the denominator) of each value, (P,) each, in float64.
 
+    Values that are missing, NaN, do not count; of one that is never there both are NaN.
+
     In two passes, a part at a time: what is lost where the mean is far larger than the deviation
     is lost in a difference of squares.
     """
     parts = list(_parts(split))
-    mean = sum(split.values(part).double().sum(0) for part in parts) / len(split)
-    square = sum((split.values(part).double() - mean).square().sum(0) for part in parts)
-    return np.asarray(mean), np.sqrt(np.asarray(square) / len(split))
+    count = sum((~split.values(part).isnan()).sum(0) for part in parts)
+    mean = sum(split.values(part).double().nansum(0) for part in parts) / count
+    square = sum((split.values(part).double() - mean).square().nansum(0) for part in parts)
+    return np.asarray(mean), np.sqrt(np.asarray(square) / np.asarray(count))
 
 
 def _parts(split: Split) -> Iterator[slice]:

@@ -29,6 +29,7 @@ class SourceArrays:
         labels: likewise (N,), where there are any.
         label_names: what the labels 0, 1, … stand for.
         notes: lines for the user.
+        conditions: by split name, (N, C), what the data is conditioned on.
     """
 
     name: str
@@ -36,6 +37,7 @@ class SourceArrays:
     labels: Mapping[str, np.ndarray] = field(default_factory=dict)
     label_names: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
+    conditions: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 def cut(
@@ -90,8 +92,12 @@ def split_dataset(
     validation_fraction: float,
     seed: int,
     wide: bool = False,
+    missing: bool = False,
 ) -> Dataset:
-    """Cut what was found into checked splits; ``wide`` if they are standardised next."""
+    """Cut what was found into checked splits.
+
+    They are ``wide`` if they are standardised next; NaN is allowed where ``missing`` values are.
+    """
     shapes = {name: _row_shape(found, name) for name in found.parts}
     first = next(iter(shapes.values()))
     for name, shape in shapes.items():
@@ -112,7 +118,7 @@ def split_dataset(
         record["unit"] = "blocks of neighbouring rows, for data larger than memory_budget"
     splits: dict[str, Split] = {}
     for name, (part, numbers) in chosen.items():
-        splits[name] = _take(found, part, numbers, f"{found.name}: {name}", wide)
+        splits[name] = _take(found, part, numbers, f"{found.name}: {name}", wide, missing)
     return Dataset(
         found.name,
         splits["train"],
@@ -139,22 +145,30 @@ def _units(part: np.ndarray | ArrayFile) -> int:
 
 
 def _take(
-    found: SourceArrays, part: str, numbers: np.ndarray | None, name: str, wide: bool
+    found: SourceArrays,
+    part: str,
+    numbers: np.ndarray | None,
+    name: str,
+    wide: bool,
+    missing: bool,
 ) -> Split:
     array, labels = found.parts[part], found.labels.get(part)
     if isinstance(array, np.ndarray):
         chosen = labels if labels is None or numbers is None else labels[numbers]
-        split = adopt(array, chosen, name, rows=numbers, owned=True, wide=wide)
+        split = adopt(array, chosen, name, rows=numbers, owned=True, wide=wide, missing=missing)
         rows = None if numbers is None else torch.from_numpy(numbers)
         blocks = block_rows(len(array), array[0].nbytes)
-        return replace(split, origin=Origin(part, len(array), rows, blocks))
+        given = found.conditions.get(part)
+        if given is not None:
+            given = torch.from_numpy(given if numbers is None else given[numbers]).float()
+        return replace(split, origin=Origin(part, len(array), rows, blocks), condition=given)
     if array.dtype.kind not in "fiub":
         raise UserError(f"{name}: expected numbers, got dtype {array.dtype}")
     blocks = np.arange(array.num_blocks) if numbers is None else np.sort(numbers)
     rows = FileRows(array, blocks, wide=wide)
     split = adopt(rows, None if labels is None else labels[rows.rows()], name)
     if array.dtype.kind == "f" and not wide:  # a pass over the file, but NaN would end the training
-        low, high = split.statistics.low, split.statistics.high
-        if not np.isfinite([low, high]).all():
+        seen = split.statistics
+        if not np.isfinite([seen.low, seen.high]).all() or (seen.missing and not missing):
             raise UserError(f"{name}: expected finite numbers, got NaN or infinity")
     return split

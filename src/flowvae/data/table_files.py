@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import torch
 
 from flowvae.data.arrays import whole_or_real
 from flowvae.data.arrow_files import arrow_module, read_csv, read_parquet, short
 from flowvae.data.columns import Column, encoded_width
+from flowvae.data.conditions import LABELS
 from flowvae.data.dataset import Dataset, Split, adopt
 from flowvae.data.rows import gib
 from flowvae.data.splits import cut
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TABLE_SUFFIXES", "Missing", "arrow_dataset", "is_table", "table_file"]
 
-Missing = Literal["refuse", "impute"]
+Missing = Literal["refuse", "impute", "model"]
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet", ".pq")
 _LARGEST_WHOLE = 2**53  # float64 tells larger whole numbers no longer apart
@@ -43,8 +45,13 @@ def is_table(path: Path) -> bool:
     return path.name.lower().endswith(TABLE_SUFFIXES)
 
 
-def table_file(path: Path, options: Options, columns: Sequence[Column] | None = None) -> Dataset:
-    """A CSV or Parquet file as a data set, by ``columns`` if these are known already.
+def table_file(
+    path: Path,
+    options: Options,
+    columns: Sequence[Column] | None = None,
+    condition: Sequence[Column] | None = None,
+) -> Dataset:
+    """A CSV or Parquet file as a data set, by a trained model's columns if they are given.
 
     Raises:
         UserError: pyarrow is not installed; the file is empty, ragged or unreadable; a column
@@ -52,7 +59,7 @@ def table_file(path: Path, options: Options, columns: Sequence[Column] | None = 
     """
     parquet = path.name.lower().endswith((".parquet", ".pq"))
     read = (read_parquet if parquet else read_csv)(path, options.budget_bytes)
-    return arrow_dataset(str(path.resolve()), {"all": read}, options, columns)
+    return arrow_dataset(str(path.resolve()), {"all": read}, options, columns, condition)
 
 
 def arrow_dataset(
@@ -60,6 +67,7 @@ def arrow_dataset(
     parts: dict[str, Any],
     options: Options,
     columns: Sequence[Column] | None = None,
+    condition: Sequence[Column] | None = None,
     label_names: Sequence[str] | None = None,
 ) -> Dataset:
     """Arrow tables by split name, or all in one, as a data set.
@@ -69,10 +77,12 @@ def arrow_dataset(
         parts: ``train``, ``test`` and perhaps ``validation``, or ``all``.
         options: of loading.
         columns: those of a trained model; else they are found here.
+        condition: likewise, those that a trained model is conditioned on.
         label_names: what integer labels stand for.
     """
     tables = {part: _raw_table(name, table, options, columns) for part, table in parts.items()}
     drawn = _drawn_labels(name, tables, options, required=columns is None)
+    given = _drawn_conditions(name, tables, options)
     notes: tuple[str, ...] = ()
     unfitted: tuple[Column, ...] = ()
     if columns is None:
@@ -82,7 +92,7 @@ def arrow_dataset(
     counts = {part: len(next(iter(table.values()))) for part, table in tables.items()}
     chosen, record = cut(counts, options.test_fraction, options.validation_fraction, options.seed)
     rows = {split: _Rows(tables[part], numbers) for split, (part, numbers) in chosen.items()}
-    impute = options.missing == "impute"
+    impute, gaps = options.missing == "impute", options.missing == "model"
     if columns is None:
         columns = fit_columns(unfitted, rows["train"], impute)
     elif impute:
@@ -93,13 +103,21 @@ def arrow_dataset(
             f"data: {name} becomes {count} rows of {P} numbers, {gib(4 * count * P)}, more than "
             "memory_budget; raise it, or leave out columns of many categories by drop_columns"
         )
+    if given and condition is None:
+        found = infer_columns(_joined(given), options.categorical_columns)
+        part, numbers = chosen["train"]
+        condition = fit_columns(found, _Rows(given[part], numbers))
     codes, names = _labels(drawn, label_names)
     splits: dict[str, Split] = {}
     for split, (part, numbers) in chosen.items():
         labels = codes.get(part)
         labels = labels if labels is None or numbers is None else labels[numbers]
-        values = encode_table(columns, rows[split], f"{name}: {split}", numbers)
-        splits[split] = adopt(values, labels, f"{name}: {split}", owned=True)
+        where = f"{name}: {split}"
+        values = encode_table(columns, rows[split], where, numbers, gaps=gaps)
+        splits[split] = adopt(values, labels, where, owned=True, missing=gaps)
+        if given and condition is not None:
+            encoded = encode_table(condition, _Rows(given[part], numbers), where, numbers)
+            splits[split] = replace(splits[split], condition=torch.from_numpy(encoded))
     return Dataset(
         name,
         splits["train"],
@@ -107,6 +125,7 @@ def arrow_dataset(
         (encoded_width(columns),),
         validation=splits.get("validation"),
         columns=tuple(columns),
+        condition=tuple(condition) if given and condition is not None else None,
         label_names=names,
         record=record,
         notes=notes,
@@ -140,13 +159,32 @@ def _drawn_labels(
     wanted = options.label_column
     drawn: dict[str, RawColumn] = {}
     if wanted is not None and (required or all(wanted in table for table in tables.values())):
-        drawn = {part: _label(name, table, wanted) for part, table in tables.items()}
+        drawn = {part: _label(name, table, options) for part, table in tables.items()}
     for table in tables.values():
         if wanted is not None:
             table.pop(wanted, None)
         if not table:
             raise UserError(f"data: {name} has no column left to learn from")
     return drawn
+
+
+def _drawn_conditions(
+    name: str, tables: dict[str, dict[str, RawColumn]], options: Options
+) -> dict[str, dict[str, RawColumn]]:
+    """The columns that the data is conditioned on, taken out of the tables; none for labels."""
+    first = next(iter(tables.values()))
+    wanted = [each for each in options.condition if each != LABELS or each in first]
+    if not wanted:
+        return {}
+    for each in wanted:
+        if any(each not in table for table in tables.values()):
+            raise UserError(
+                f"condition: expected columns of {name}, {', '.join(first)[:300]}, got {each!r}"
+            )
+    found = {part: {n: table.pop(n) for n in wanted} for part, table in tables.items()}
+    if not all(tables.values()):
+        raise UserError(f"data: {name} has no column left to learn from")
+    return found
 
 
 def _filled(column: Column) -> Column:
@@ -174,6 +212,7 @@ def _raw_table(
                     f"{field}: expected columns of {name}, {', '.join(names)[:300]}, got {each!r}"
                 )
     wanted = set(names) if columns is None else {column.name for column in columns}
+    wanted |= set(options.condition) & set(names)
     wanted -= set(options.drop_columns)
     if options.label_column is not None:
         wanted.add(options.label_column)
@@ -236,13 +275,14 @@ def _words(types: Any, column: Any) -> RawColumn:
     return RawColumn(values, np.array(values == None, bool))  # noqa: E711  elementwise
 
 
-def _label(name: str, table: dict[str, RawColumn], wanted: str) -> RawColumn:
+def _label(name: str, table: dict[str, RawColumn], options: Options) -> RawColumn:
+    wanted = options.label_column or ""
     if wanted not in table:
         raise UserError(
             f"label_column: expected a column of {name}, {', '.join(table)[:300]}, got {wanted!r}"
         )
     raw = table[wanted]
-    if raw.missing.any():
+    if raw.missing.any() and options.condition != (LABELS,):
         raise UserError(
             f"label_column: expected a label in every row of {name}, got {raw.missing.sum()} "
             f"missing in {wanted!r}"
@@ -253,18 +293,24 @@ def _label(name: str, table: dict[str, RawColumn], wanted: str) -> RawColumn:
 def _labels(
     drawn: dict[str, RawColumn], label_names: Sequence[str] | None
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...] | None]:
-    """Labels as numbers: whole numbers and quantities as they are, texts by their order."""
+    """Labels as numbers: whole numbers and quantities as they are, texts by their order.
+
+    One that is missing is -1, or NaN among quantities.
+    """
     if not drawn:
         return {}, None
     if all(raw.numeric for raw in drawn.values()):
         found = {part: whole_or_real(raw.values) for part, raw in drawn.items()}
         if any(values.dtype.kind == "f" for values in found.values()):
             found = {part: values.astype(np.float64) for part, values in found.items()}
+        for part, raw in drawn.items():
+            found[part][raw.missing] = np.nan if found[part].dtype.kind == "f" else -1
         return found, None if label_names is None else tuple(label_names)
-    names = tuple(sorted({text for raw in drawn.values() for text in texts(raw)}))
-    code = {text: number for number, text in enumerate(names)}
+    there = (texts(raw[~raw.missing]) for raw in drawn.values())
+    names = tuple(sorted({text for each in there for text in each}))
+    code: dict[Any, int] = {text: number for number, text in enumerate(names)}
     return {
-        part: np.array([code[text] for text in texts(raw)]) for part, raw in drawn.items()
+        part: np.array([code.get(text, -1) for text in texts(raw)]) for part, raw in drawn.items()
     }, names
 
 

@@ -74,11 +74,14 @@ def encode_table(
     table: RawTable,
     name: str = "table",
     numbers: np.ndarray | None = None,
+    *,
+    gaps: bool = False,
 ) -> np.ndarray:
     """Rows as numbers, see :class:`Column`: (N, P), float32.
 
     Columns are found by name; others are ignored. Errors tell of the table as ``name``, and of its
-    rows by their ``numbers`` (N,) in a larger one, counted from 0, if it was cut out of one.
+    rows by their ``numbers`` (N,) in a larger one, counted from 0, if it was cut out of one. With
+    ``gaps`` all numbers of a value that is missing are NaN.
 
     Raises:
         UserError: a column is missing; a value is missing where the columns were fitted to none
@@ -101,7 +104,10 @@ def encode_table(
     count = len(next(iter(table.values())))
     found = np.zeros((count, encoded_width(columns)), np.float32)
     for column, place in zip(columns, encoded_slices(columns), strict=True):
-        _encode(column, table[column.name], found[:, place], name, numbers)
+        raw = table[column.name]
+        _encode(column, raw, found[:, place], name, numbers, gaps)
+        if gaps:
+            found[raw.missing, place] = np.nan
     return found
 
 
@@ -218,14 +224,20 @@ def _fit(column: Column, raw: RawColumn, impute: bool) -> Column:
 
 
 def _encode(
-    column: Column, raw: RawColumn, out: np.ndarray, name: str, numbers: np.ndarray | None
+    column: Column,
+    raw: RawColumn,
+    out: np.ndarray,
+    name: str,
+    numbers: np.ndarray | None,
+    gaps: bool,
 ) -> None:
     numbers = np.arange(len(raw)) if numbers is None else numbers
     missing = raw.missing
-    if missing.any() and column.fill is None:
+    if missing.any() and column.fill is None and not gaps:
         raise UserError(
             f"{name}: column {column.name!r}: expected a value in every row, got {missing.sum()} "
-            f"missing, the first in row {numbers[missing].min() + 1}; missing=impute fills them in"
+            f"missing, the first in row {numbers[missing].min() + 1}; missing=model learns from "
+            "what is there, missing=impute fills them in"
         )
     if column.kind == "numeric":
         if not raw.numeric:
@@ -241,7 +253,7 @@ def _encode(
     codes = {category: code for code, category in enumerate(column.categories)}
     found = np.zeros(len(raw), np.int64)
     for row, text in enumerate(texts(raw)):
-        value = column.fill if missing[row] else text
+        value = (column.categories[0] if gaps else column.fill) if missing[row] else text
         code = codes.get(value) if isinstance(value, str) else None
         if code is None:
             known = ", ".join(column.categories[:20])

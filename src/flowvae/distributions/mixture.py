@@ -21,7 +21,7 @@ class MixtureDistribution(LatentDistribution):
 
     Args:
         components: batch (M,), event (D,).
-        log_weights: log π, normalised, (M,).
+        log_weights: log π, normalised, (M,); or (..., M), and the mixture has batch (...).
         choose: indices (n,) -> those components, batch (n,).
 
     Examples:
@@ -37,11 +37,11 @@ class MixtureDistribution(LatentDistribution):
     def __init__(
         self,
         components: LatentDistribution,
-        log_weights: Float[Tensor, " M"],
+        log_weights: Float[Tensor, "*batch M"],
         choose: Callable[[Tensor], LatentDistribution],
     ) -> None:
         self.components, self.log_weights, self._choose = components, log_weights, choose
-        super().__init__(torch.Size(), components.event_shape, validate_args=False)
+        super().__init__(log_weights.shape[:-1], components.event_shape, validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
         return (self.components.log_prob(value.unsqueeze(-2)) + self.log_weights).logsumexp(-1)
@@ -50,10 +50,10 @@ class MixtureDistribution(LatentDistribution):
         self, sample_shape: tuple[int, ...] = (), generator: torch.Generator | None = None
     ) -> FlowSample:
         count = math.prod(sample_shape)
-        weights = self.log_weights.detach().exp()
+        weights = self.log_weights.detach().exp().reshape(-1, self.log_weights.shape[-1])
         chosen = torch.multinomial(weights, max(count, 1), replacement=True, generator=generator)
-        z = self._choose(chosen[:count]).rsample((), generator)
-        z = z.reshape(*sample_shape, *self.event_shape)
+        z = self._choose(chosen[:, :count].T.flatten()).rsample((), generator)
+        z = z.reshape(*sample_shape, *self.batch_shape, *self.event_shape)
         log_prob = self.log_prob(z)
         return FlowSample(z, log_prob, torch.zeros_like(log_prob))
 

@@ -129,6 +129,7 @@ def bdmc(
     model: VAE,
     count: int,
     *,
+    like: Float[Tensor, "N R"] | None = None,
     chains: int = 16,
     temperatures: int = 1000,
     leapfrog: int = 10,
@@ -145,6 +146,8 @@ def bdmc(
     Args:
         model: the model, in evaluation mode.
         count: data to simulate.
+        like: rows of data whose conditions, in turn, they are simulated under, and whose values
+            that are missing they miss, too; needed where the model has a condition.
         chains: as in :func:`annealed_importance_sampling`, and so are the next three.
         temperatures: T.
         leapfrog: steps of a trajectory.
@@ -164,8 +167,7 @@ def bdmc(
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(seed)
     with torch.no_grad():
-        z = model.prior().rsample((count,), generator)
-        x = model.draw(z, generator)
+        z, x = _simulated(model, count, like, generator)
     lower, upper = [], []
     at_once = model.draws_at_once(chains)
     for part, exact in zip(x.split(at_once), z.split(at_once), strict=True):
@@ -176,6 +178,21 @@ def bdmc(
         upper.append(-_of_chains(back, back)[0])
         advance(len(part))
     return Sandwich(torch.cat(lower), torch.cat(upper))
+
+
+def _simulated(
+    model: VAE, count: int, like: Tensor | None, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """z ~ p(z) and rows x ~ p(x|z), (count, R), with the conditions and the gaps of others."""
+    if like is None:
+        z, condition = model.draw_prior(count, generator)
+        return z, model.draw(z, generator, condition)
+    rows = like[torch.arange(count, device=like.device) % len(like)]
+    values, condition = model.parts(rows)
+    z, _ = model.draw_prior(count, generator, condition)
+    x = model.draw(z, generator, condition).to(values)
+    x = torch.where(values.isnan(), values, x) if model.missing else x
+    return z, x if condition is None else torch.cat([x, condition], -1)
 
 
 def _check(chains: int, temperatures: int, leapfrog: int, start: str) -> None:
@@ -244,12 +261,12 @@ class _Path:
         self.model, self.x, self.leapfrog, self.generator = model, x, leapfrog, generator
         with torch.no_grad():
             self.start: LatentDistribution = (
-                model.prior() if start == "prior" else model.posterior(x).detached()
+                model.prior_at(x) if start == "prior" else model.posterior(x).detached()
             )
         self.from_prior = start == "prior"
 
     def first(self, chains: int) -> _State:
-        shape = (chains, len(self.x)) if self.from_prior else (chains,)
+        shape = (chains,) if self.start.batch_shape else (chains, len(self.x))
         with torch.no_grad():
             z = self.start.rsample(shape, self.generator)
         return self.at(z)
@@ -258,9 +275,9 @@ class _Path:
         with torch.enable_grad():
             z = z.detach().requires_grad_()
             log_start = self.start.log_prob(z)
-            log_ratio = self.model.decode(z).log_prob(self.x)
+            log_ratio = self.model.log_likelihood(self.x, z)
             if not self.from_prior:
-                log_ratio = log_ratio + self.model.prior().log_prob(z) - log_start
+                log_ratio = log_ratio + self.model.prior_at(self.x).log_prob(z) - log_start
             (by_ratio,) = torch.autograd.grad(log_ratio.sum(), z, retain_graph=True)
             (by_start,) = torch.autograd.grad(log_start.sum(), z)
         return _State(z.detach(), log_start.detach(), log_ratio.detach(), by_start, by_ratio)

@@ -81,7 +81,7 @@ def mutual_information(
     q, N = model.posterior(x), len(x)
     z, log_q = q.rsample_and_log_prob((samples,), generator)
     flat = z.flatten(0, 1)
-    log_prior = model.prior().log_prob(flat)
+    log_prior = model.prior_at(x).log_prob(z).flatten()
     aggregate = []
     for part in flat.split(max(1, _PAIRS_AT_ONCE // N)):
         aggregate.append(q.log_prob(part[:, None]).logsumexp(1) - math.log(N))

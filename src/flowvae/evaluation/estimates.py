@@ -13,7 +13,9 @@ from torch import Tensor
 from flowvae.data import Split
 from flowvae.likelihoods import measure_of
 from flowvae.processes import part_of_batch, summed
-from flowvae.vae import VAE, ElboTerms, RefinedVAE
+from flowvae.refined import RefinedVAE
+from flowvae.terms import ElboTerms
+from flowvae.vae import VAE
 
 
 def ignore(count: int | float) -> None:
@@ -104,7 +106,7 @@ def encode_split(
     batch_size = min(batch_size, model.draws_at_once())
     for start in range(0, len(split), batch_size):
         place = slice(start, start + batch_size)
-        q = model.posterior(split.values(place).to(device))
+        q = model.posterior(split.rows(place).to(device))
         z[place], log_q[place] = q.rsample_and_log_prob((), generator)
     return z, log_q
 
@@ -136,7 +138,7 @@ def per_datum(
             place = slice(start + mine.start, start + mine.stop)
             if place.start == place.stop:  # fewer data than processes
                 continue
-            x = split.values(place).to(device)
+            x = split.rows(place).to(device)
             values = _terms_and_bound(model, x, samples, generator)
             found[:, place] = torch.stack([values[name] for name in names]).cpu().double()
         advance(count)

@@ -20,7 +20,8 @@ from flowvae.evaluation.mixture_sampling import mixture_importance_sampling
 from flowvae.evaluation.quadrature import quadrature
 from flowvae.evaluation.settings import FullSettings
 from flowvae.evaluation.summary import summarise
-from flowvae.vae import VAE, RefinedVAE
+from flowvae.refined import RefinedVAE
+from flowvae.vae import VAE
 
 __all__ = ["FullEvaluation", "evaluate_full", "importance_estimate"]
 
@@ -56,7 +57,7 @@ def importance_estimate(
     device = next(model.parameters()).device
 
     def compute(chosen: slice, generator: torch.Generator) -> Arrays:
-        x = dataset.test.values(order[chosen]).to(device)
+        x = dataset.test.rows(order[chosen]).to(device)
         return importance_sampling(model, x, samples, generator)
 
     return CachedEstimate("importance", count, block, samples, {"samples": samples}, compute)
@@ -76,7 +77,7 @@ class _Estimates:
         }
 
     def data(self, chosen: slice) -> Tensor:
-        return self.test.values(self.order[chosen]).to(self.device)
+        return self.test.rows(self.order[chosen]).to(self.device)
 
     def mixture(self, chosen: slice, generator: torch.Generator) -> Arrays:
         samples = self.settings.samples
@@ -98,7 +99,10 @@ class _Estimates:
 
     def bdmc(self, chosen: slice, generator: torch.Generator) -> Arrays:
         size, seed = chosen.stop - chosen.start, generator.initial_seed()
-        return asdict(bdmc(self.model, size, seed=seed, **self.annealing))
+        like = None
+        if self.model.condition is not None or self.model.missing:
+            like = self.data(chosen)
+        return asdict(bdmc(self.model, size, like=like, seed=seed, **self.annealing))
 
     def gaps(self, chosen: slice, generator: torch.Generator) -> Arrays:
         steps = self.settings.gap_steps
@@ -164,7 +168,7 @@ def _parts(model: VAE, dataset: Dataset, s: FullSettings) -> list[CachedEstimate
 def _has_density(model: VAE) -> bool:
     """Whether q(z|x) has log_prob at given z."""
     parameter = next(model.parameters())
-    q = model.posterior(parameter.new_zeros(1, model.data_dim))
+    q = model.posterior(parameter.new_zeros(1, model.row_dim))
     try:
         q.log_prob(parameter.new_zeros(1, model.latent_dim))
     except NotImplementedError:

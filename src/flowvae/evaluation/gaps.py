@@ -65,7 +65,7 @@ def fit_posterior(
             log_q = q.detached().log_prob(sample.z)
         except NotImplementedError:
             log_q = sample.log_base - sample.ladj
-        log_joint = model.decode(sample.z).log_prob(x) + model.prior().log_prob(sample.z)
+        log_joint = model.log_joint(x, sample.z)
         # A sum over data: each datum's step is its own.
         loss = (log_q - log_joint).mean(0).sum()
         gradients = torch.autograd.grad(loss, optimum.parameters)

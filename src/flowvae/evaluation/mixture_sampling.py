@@ -73,12 +73,11 @@ def mixture_importance_sampling(
     if samples < 4:
         raise ValueError(f"samples: expected at least 4, got {samples}")
     x = model.flatten(x)
-    prior = model.prior()
-    anywhere = prior.rsample((_PRIOR_DRAWS,), generator)
-    log_prior = prior.log_prob(anywhere)
+    anywhere = model.prior_draws(x, _PRIOR_DRAWS, generator)
     parts = []
     for part in x.split(batch_size(model)):
-        log_fit = grid_log_joint(model, part, anywhere) - log_prior  # (B, M)
+        log_prior = model.prior_at(part).log_prob(anywhere.unsqueeze(1))  # (M, B) or (M, 1)
+        log_fit = grid_log_joint(model, part, anywhere) - log_prior.T  # (B, M)
         chosen = torch.multinomial(
             (log_fit - log_fit.amax(1, keepdim=True)).exp(), _KERNELS, True, generator=generator
         )
@@ -131,7 +130,7 @@ def _weights(
     elsewhere = round(_SHARE * samples)
     share = elsewhere / samples
     at_once = model.draws_at_once(len(x))
-    prior, parts = model.prior(), []
+    parts = []
     for source, count in ((q, samples - elsewhere), (kernels, elsewhere)):
         for start in range(0, count, at_once):
             n = min(at_once, count - start)
@@ -143,6 +142,5 @@ def _weights(
             log_r = torch.logaddexp(
                 log_q + math.log(1 - share), kernels.log_prob(z) + math.log(share)
             )
-            log_joint = model.decode(z).log_prob(x) + prior.log_prob(z)
-            parts.append((log_joint - log_r).cpu().double())
+            parts.append((model.log_joint(x, z) - log_r).cpu().double())
     return torch.cat(parts)

@@ -122,7 +122,7 @@ class _Limits(NamedTuple):
 def _one_batch(model: VAE, x: Tensor, limits: _Limits, keep: bool):
     q = model.posterior(x)
     drawn = q.rsample((_SEEDS,), torch.Generator(x.device).manual_seed(0))  # (seeds, B, D)
-    low, high = latent_box(model, drawn)
+    low, high = latent_box(model, x, drawn)
 
     def joint(z: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         return _log_joint(model, x, z, index), z.new_zeros(len(z))
@@ -213,12 +213,12 @@ class _Grid:
         return _Grid(self.low, self.high, 2 * self.count)
 
 
-def latent_box(model: VAE, drawn: Tensor) -> tuple[Tensor, Tensor]:
+def latent_box(model: VAE, x: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
     """Corners of a box that holds p(z|x): draws of the prior and of q, (..., B, D), and half their
     extent more on each side.
     """
     generator = torch.Generator(drawn.device).manual_seed(0)
-    both = torch.cat([model.prior().rsample((4096,), generator), drawn.flatten(0, 1)])
+    both = torch.cat([model.prior_draws(x, 4096, generator), drawn.flatten(0, 1)])
     low, high = both.min(0).values, both.max(0).values
     return low - 0.5 * (high - low), high + 0.5 * (high - low)
 
@@ -315,11 +315,11 @@ def _sums(
 
 def _log_joint(model: VAE, x: Tensor, z: Tensor, index: Tensor) -> Tensor:
     """Log p(x_n, z_n), (N,), for pairs of z (N, D) and the datum each belongs to."""
-    at_once, prior = model.draws_at_once(), model.prior()
+    at_once = model.draws_at_once()
     found = x.new_empty(len(z))
     for start in range(0, len(z), at_once):
         some = slice(start, start + at_once)
-        found[some] = model.decode(z[some]).log_prob(x[index[some]]) + prior.log_prob(z[some])
+        found[some] = model.log_joint(x[index[some]], z[some])
     return found
 
 

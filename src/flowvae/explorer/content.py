@@ -51,9 +51,9 @@ def page_content(run: Run) -> tuple[dict[str, Any], str]:
     least = 4 if reason else 20
     wanted = max(least, min(wanted, _EXAMPLE_BYTES // (model.data_dim * (1 if image else 4))))
     examples = test.at_most(wanted)
-    x = examples.values().to(device)
+    x = examples.rows().to(device)
     means = _means(model, x)
-    box = latent_box(model, z[None])
+    box = latent_box(model, scattered.rows().to(device), z[None])
     shape = _shape(model, x, image)
     span = (shape["low"], shape["high"]) if image else None
     classes, codes = _classes(run, test.labels)

@@ -12,7 +12,8 @@ from flowvae.evaluation import quadrature, uniform_grid
 from flowvae.explorer.arrays import Arrays
 from flowvae.figures.posterior import chosen_layers, square_around
 from flowvae.outputs import decoded_means
-from flowvae.vae import VAE, RefinedVAE
+from flowvae.refined import RefinedVAE
+from flowvae.vae import VAE
 
 __all__ = ["stored_answers"]
 

@@ -16,7 +16,8 @@ from flowvae.distributions import FlowDistribution
 from flowvae.evaluation import grid_log_joint, uniform_grid
 from flowvae.figures.images import _channels_last, is_image
 from flowvae.figures.style import DENSITY, new_figure
-from flowvae.vae import VAE, RefinedVAE
+from flowvae.refined import RefinedVAE
+from flowvae.vae import VAE
 
 __all__ = [
     "chosen_layers",

@@ -12,6 +12,7 @@ from flowvae.likelihoods.base import (
     Support,
     ValueDistribution,
     measure_of,
+    observed_log_prob,
 )
 from flowvae.likelihoods.bernoulli import Bernoulli, ContinuousBernoulli
 from flowvae.likelihoods.columns import MixedColumns
@@ -40,4 +41,5 @@ __all__ = [
     "Support",
     "ValueDistribution",
     "measure_of",
+    "observed_log_prob",
 ]

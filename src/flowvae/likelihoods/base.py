@@ -26,6 +26,7 @@ __all__ = [
     "Support",
     "ValueDistribution",
     "measure_of",
+    "observed_log_prob",
 ]
 
 
@@ -167,6 +168,13 @@ class ValueDistribution(Distribution):
             row.copy_(self.log_prob(datum.expand(*self.batch_shape, -1)))
         return found
 
+    def log_prob_pairs_observed(self, value: Tensor) -> Tensor:
+        """The same over the values that are there, the others being NaN."""
+        found = value.new_empty(len(value), *self.batch_shape)
+        for row, datum in zip(found, value, strict=True):
+            row.copy_(observed_log_prob(self, datum.expand(*self.batch_shape, -1)))
+        return found
+
     def draw(self, shape: torch.Size, generator: torch.Generator | None) -> Tensor:
         """Draws of this shape, (*sample_shape, ..., P)."""
         raise NotImplementedError
@@ -174,6 +182,25 @@ class ValueDistribution(Distribution):
     @torch.no_grad()
     def sample(self, sample_shape: Any = (), generator: torch.Generator | None = None) -> Tensor:
         return self.draw(self._extended_shape(torch.Size(sample_shape)), generator)
+
+
+def observed_log_prob(p: Distribution, value: Tensor) -> Tensor:
+    """Log p(x|z) of the values that are there, the others being NaN: in nats, without P.
+
+    The values are independent given z, so those that are missing drop out of the sum. They are
+    replaced before anything is computed from them: NaN times zero would be NaN in the gradient.
+
+    Raises:
+        TypeError: the distribution is none of independent values.
+    """
+    if not isinstance(p, ValueDistribution):
+        raise TypeError(
+            f"likelihood: expected a distribution with log_prob_values where values are missing, "
+            f"got {type(p).__name__}"
+        )
+    there = ~value.isnan()
+    each = p.log_prob_values(torch.where(there, value, 0.0))  # 0 is in every support
+    return torch.where(there, each, 0.0).sum(-1)
 
 
 def uniform(shape: torch.Size, like: Tensor, generator: torch.Generator | None) -> Tensor:

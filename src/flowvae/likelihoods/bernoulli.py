@@ -56,6 +56,11 @@ class _Pixels(ValueDistribution):
         """By one matrix product."""
         return value @ self.logits.T - functional.softplus(self.logits).sum(-1)
 
+    def log_prob_pairs_observed(self, value: Tensor) -> Tensor:
+        """By two of them."""
+        there = (~value.isnan()).to(value.dtype)
+        return value.nan_to_num(0.0) @ self.logits.T - there @ functional.softplus(self.logits).T
+
     @property
     def mean(self) -> Tensor:
         return self.logits.sigmoid()

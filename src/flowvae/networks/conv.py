@@ -46,6 +46,8 @@ class GatedConv(nn.Module):
         torch.Size([2])
     """
 
+    takes_images = True
+
     def __init__(self, shape: ImageShape, channels: Sequence[int], out_features: int) -> None:
         super().__init__()
         self.out_features = out_features

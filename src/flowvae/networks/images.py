@@ -33,12 +33,14 @@ class ImageShape:
     channels_last: bool = False
 
     @classmethod
-    def of(cls, data_shape: Sequence[int], network: str) -> ImageShape:
+    def of(cls, data_shape: Sequence[int] | ImageShape, network: str) -> ImageShape:
         """Of data (H, W), (C, H, W), or (H, W, C) where C alone can be a number of channels.
 
         Raises:
             UserError: data of this shape is no image.
         """
+        if isinstance(data_shape, ImageShape):
+            return data_shape
         if len(data_shape) == 2:
             return cls(1, data_shape[0], data_shape[1])
         if len(data_shape) == 3:

@@ -46,6 +46,8 @@ class ResNet(nn.Module):
         torch.Size([2])
     """
 
+    takes_images = True
+
     def __init__(
         self,
         shape: ImageShape,

@@ -142,6 +142,7 @@ def _one_epoch(
         raise TrainingError(f"{error}; {book.run.path} keeps {kept}") from None
     row = {"epoch": float(epoch)}
     row |= {f"train_{name}": value for name, value in trainer.means.read().items()}
+    row |= {f"train_{name}": value for name, value in trainer.objective.report().items()}
     updates = len(trainer.batches) - first * trainer.training.accumulate
     book.speed = updates / (time.perf_counter() - start)
     return row

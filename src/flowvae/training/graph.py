@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from flowvae.vae import ElboTerms
+from flowvae.terms import ElboTerms
 
 __all__ = ["StepGraph"]
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from flowvae.processes import is_first, summed
-from flowvae.vae import ElboTerms
+from flowvae.terms import ElboTerms
 
 __all__ = ["RunningMeans"]
 
@@ -20,7 +20,7 @@ class RunningMeans:
 
     Examples:
         >>> import torch
-        >>> from flowvae.vae import ElboTerms
+        >>> from flowvae.terms import ElboTerms
         >>> means = RunningMeans()
         >>> means.add(ElboTerms(*(torch.full((1, 10), x) for x in (-9.0, -3.0, -2.0, 0.5))))
         >>> means.read()["elbo"], means.read()["kl"]

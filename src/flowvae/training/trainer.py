@@ -20,12 +20,13 @@ from flowvae.data import Batches, Dataset, Split
 from flowvae.errors import TrainingError, shown
 from flowvae.objectives import build_objective
 from flowvae.precision import networks_in
+from flowvae.terms import ElboTerms
 from flowvae.training.checkpoint import State, read_checkpoint, write_checkpoint
 from flowvae.training.graph import StepGraph
 from flowvae.training.means import RunningMeans
 from flowvae.training.optimization import build_adam, clip_to_usual, moving_average
 from flowvae.training.schedules import build_schedule, continue_schedule
-from flowvae.vae import VAE, ElboTerms
+from flowvae.vae import VAE
 
 __all__ = ["Trainer"]
 
@@ -91,9 +92,12 @@ class Trainer:
         self.order = torch.Generator(self.device).manual_seed(seed)
         self._epoch_order = self.order.get_state()
         self.dynamic = dataset.binarization == "dynamic"
-        self.feed(dataset.train)
-        updates = -(-len(self.batches) // self.training.accumulate)
+        updates = math.ceil(len(dataset.train) / self.training.batch_size)
+        updates = -(-updates // self.training.accumulate)
         self.objective = build_objective(objective or Part(name="elbo"), steps_per_epoch=updates)
+        if self.objective.sums is not None:
+            self.objective.sums = self.objective.sums.to(self.device)
+        self.feed(dataset.train)
         self.schedule = build_schedule(self.optimizer, self.training, updates)
         # Or PyTorch warns of a wrong order where the first update is left out.
         self.optimizer._opt_called = True  # pyright: ignore
@@ -124,6 +128,7 @@ class Trainer:
             self.order,
             dynamic=self.dynamic,
             noise=self.generator,
+            labelled=self.objective.labelled_batch,
         )
 
     def steps(self) -> Iterator[ElboTerms]:
@@ -136,13 +141,14 @@ class Trainer:
         if self.position == 0:
             self._epoch_order = self.order.get_state()
             self.means.reset()
+            self.objective.forget()
         else:  # an epoch that was left in its middle
             self.order.set_state(self._epoch_order)
         group = self.training.accumulate
         batches = self.batches.skipping(self.position * group)
         terms = None
         while xs := list(islice(batches, group)):
-            graphed = self._graph is not None and len(xs[0]) == self.training.batch_size
+            graphed = self._graph is not None and len(xs[0]) == self.batches.full_size
             terms = self._graph(xs) if graphed else self._update(xs)  # pyright: ignore
             if self.schedule is not None:
                 self.schedule.step()
@@ -286,6 +292,8 @@ class Trainer:
         if self.schedule is not None:
             found["schedule"] = self.schedule.last_epoch
         found |= {f"means.{name}": value for name, value in self.means.state_dict().items()}
+        if self.objective.sums is not None:
+            found["objective"] = processes.summed(self.objective.sums).clone()
         return found | {
             "generator": self.generator.get_state(),
             "order": self._epoch_order if self.position else self.order.get_state(),
@@ -332,6 +340,9 @@ class Trainer:
         if self.schedule is not None:
             same = whole["epochs"] == self.training.epochs
             continue_schedule(self.schedule, whole["schedule"], same)
+        if self.objective.sums is not None:
+            mine = whole["objective"] if processes.is_first() else 0 * whole["objective"]
+            self.objective.sums.copy_(mine)
         self.generator.set_state(whole["generator"])
         self.order.set_state(whole["order"])
         self._epoch_order = whole["order"]

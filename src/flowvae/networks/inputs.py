@@ -1,0 +1,84 @@
+"""What an encoder is given of a datum beside its values: which are there, and the condition."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from flowvae.networks.images import ImageShape, ToImages
+
+__all__ = ["RowEncoder", "encoder_shape"]
+
+
+def encoder_shape(
+    data_shape: Sequence[int], condition_dim: int, missing: bool, images: bool, network: str
+) -> Any:
+    """The shape of what an encoder's body is given, for data of this shape.
+
+    Args:
+        data_shape: of a datum.
+        condition_dim: C.
+        missing: whether values may be missing: then which are there is given, too.
+        images: whether the network takes images, of which each of these is further channels;
+            else all of it is one vector.
+        network: its name, for messages.
+    """
+    if not images:
+        P = math.prod(data_shape)
+        return (P * (1 + missing) + condition_dim,)
+    shape = ImageShape.of(data_shape, network)
+    channels = shape.channels * (1 + missing) + condition_dim
+    return ImageShape(channels, shape.height, shape.width)
+
+
+class RowEncoder(nn.Module):
+    """Rows (B, P + C) -> features, by a body that is given values, their mask and the condition.
+
+    A value that is missing is NaN in the row; the body is given zero in its place, and a mask that
+    is 1 where a value is there.
+
+    Args:
+        body: of what :func:`encoder_shape` says.
+        data_shape: of a datum.
+        condition_dim: C.
+        missing: whether values may be missing.
+        images: whether the body takes images.
+        transform: what is given instead of each value; none is the value itself.
+    """
+
+    def __init__(
+        self,
+        body: nn.Module,
+        data_shape: Sequence[int],
+        condition_dim: int,
+        missing: bool,
+        images: bool,
+        transform: Callable[[Tensor], Tensor] | None,
+    ) -> None:
+        super().__init__()
+        self.body, self.transform = body, transform
+        self.data_dim, self.condition_dim = math.prod(data_shape), condition_dim
+        self.missing = missing
+        self.to_images = ToImages(ImageShape.of(data_shape, "encoder")) if images else None
+
+    def forward(self, rows: Float[Tensor, "B R"]) -> Float[Tensor, "B H"]:
+        values, condition = rows.split([self.data_dim, rows.shape[-1] - self.data_dim], -1)
+        parts = []
+        if self.missing:
+            there = ~values.isnan()
+            values = torch.where(there, values, 0.0)  # before the transform: no NaN in gradients
+            parts.append(there.to(values.dtype))
+        if self.transform is not None:
+            values = self.transform(values)
+        parts.insert(0, values)
+        if self.to_images is None:
+            return self.body(torch.cat([*parts, condition], -1))
+        shape = self.to_images.shape
+        planes = [self.to_images(part) for part in parts]
+        planes.append(condition[..., None, None].expand(-1, -1, shape.height, shape.width))
+        return self.body(torch.cat(planes, 1).flatten(1))

@@ -1,0 +1,162 @@
+"""Learning from data of which a part alone has labels: the model M2.
+
+With classes y = 1 … K, a classifier q(y|x) beside q(z|x, y), and p(y) = 1/K,
+
+    L(x, y) = E_q(z|x,y)[log p(x|z, y) + log p(z|y) - log q(z|x, y)] + log p(y)  ≤  log p(x, y)
+    U(x)    = Σ_y q(y|x) (L(x, y) - log q(y|x))                                  ≤  log p(x)
+
+the sum over y exact. A datum with a label gives L and α log q(y|x), one without gives U.
+
+Source: "Semi-supervised Learning with Deep Generative Models", arXiv 1406.5298.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from flowvae.config.options import PositiveInt
+from flowvae.data.conditions import class_numbers, class_rows, classes_of
+from flowvae.errors import UserError
+from flowvae.objectives import Objective, Warmup
+from flowvae.processes import batch_mean
+from flowvae.terms import ElboTerms
+from flowvae.vae import VAE
+
+__all__ = ["M2"]
+
+
+class M2(Objective):
+    """L(x, y) + α log q(y|x) for data with a label, U(x) for data without: per datum, in nats.
+
+    Args:
+        samples: S ≥ 1 draws of z per datum and class.
+        warmup: of the KL, or none.
+        alpha: α, the weight of the classifier's log-probability of a label.
+        labelled_batch: labelled data that each batch has beside its own, so that few labels are
+            seen often.
+
+    Raises:
+        ValueError: a value out of range.
+
+    Examples:
+        >>> import torch, flowvae
+        >>> from flowvae.data import Column
+        >>> label = Column("label", "categorical", ("cat", "dog"))
+        >>> config = flowvae.Config(objective="m2")
+        >>> model = flowvae.build_vae(config, (6, 5), condition=[label])
+        >>> known, unknown = torch.eye(2), torch.full((6, 2), torch.nan)
+        >>> rows = torch.cat([torch.rand(8, 30), torch.cat([known, unknown])], 1)
+        >>> loss, terms = M2()(model, rows)
+        >>> loss.shape, terms.log_weight.shape
+        (torch.Size([]), torch.Size([1, 8]))
+    """
+
+    path_gradient, importance_weighted, semi_supervised = False, False, True
+    reported = ("labelled_elbo", "unlabelled_elbo", "classification", "accuracy")
+
+    def __init__(
+        self,
+        samples: int = 1,
+        warmup: Warmup | None = None,
+        alpha: float = 10.0,
+        labelled_batch: int = 10,
+    ) -> None:
+        super().__init__(samples, warmup=warmup)
+        if not 0 <= alpha < math.inf:
+            raise ValueError(f"alpha: expected a finite number of at least 0, got {alpha}")
+        if labelled_batch < 1:
+            raise ValueError(f"labelled_batch: expected at least 1, got {labelled_batch}")
+        self.alpha, self.labelled_batch = alpha, labelled_batch
+        self.sums = torch.zeros(len(self.reported), 2)
+
+    @classmethod
+    def build(  # pyright: ignore[reportIncompatibleMethodOverride]
+        cls,
+        steps_per_epoch: int,
+        samples: PositiveInt = 1,
+        alpha: Annotated[float, Field(ge=0)] = 10.0,
+        labelled_batch: PositiveInt = 10,
+        warmup_epochs: Annotated[float, Field(ge=0)] = 0.0,
+    ) -> M2:
+        """From the options of a configuration.
+
+        Args:
+            steps_per_epoch: updates in an epoch.
+            samples: S, draws of z per datum and class in training.
+            alpha: weight of log q(y|x) at a known label.
+            labelled_batch: labelled data that each batch has beside its own.
+            warmup_epochs: length of the KL's warm-up in epochs; 0 is none.
+        """
+        steps = math.ceil(warmup_epochs * steps_per_epoch)
+        return cls(samples, Warmup("kl", steps) if steps else None, alpha, labelled_batch)
+
+    def check(self, model: VAE) -> None:
+        super().check(model)
+        if model.classifier is None or classes_of(model.condition) is None:
+            raise UserError("objective: m2 needs a model whose condition is one of some classes")
+
+    def __call__(
+        self,
+        model: VAE,
+        x: Tensor,
+        generator: torch.Generator | None = None,
+        step: int | Tensor = 0,
+    ) -> tuple[Tensor, ElboTerms]:
+        x = model.flatten(x)
+        values, condition = model.parts(x)
+        columns = model.condition
+        if model.classifier is None or condition is None or columns is None:
+            raise UserError("objective: m2 needs a model whose condition is one of some classes")
+        number = class_numbers(columns, condition)
+        known = (number >= 0).to(values.dtype)
+        logits = model.classifier(values).log_softmax(-1)  # log q(y|x), (B, K)
+        K = logits.shape[-1]
+        label = one_hot(number.clamp(min=0), K).to(values.dtype) * known[:, None]
+        share = torch.where(known[:, None] > 0, label, logits.exp())
+
+        terms = self._of_every_class(model, values, generator)  # (S, B, K) each
+
+        def mean(term: Tensor) -> Tensor:
+            return (share * term).sum(-1)
+
+        entropy = -(1 - known) * (share * logits).sum(-1)
+        found = ElboTerms(
+            mean(terms.log_likelihood),
+            mean(terms.log_prior) - math.log(K),
+            mean(terms.log_base) - entropy,
+            mean(terms.ladj),
+        )
+        fit, beta = found.log_likelihood, self._weights(step)[1]
+        classified = (label * logits).sum(-1)  # log q(y|x) at the label, 0 without
+        bound = fit - beta * found.kl
+        loss = -batch_mean(bound + self.alpha * classified)
+        with torch.no_grad():
+            right = known * (logits.argmax(-1) == number)
+            elbo = found.log_weight.mean(0)
+            self._report([known * elbo, (1 - known) * elbo, classified, right], known)
+        return loss, ElboTerms(*(term.detach() for term in found))
+
+    def _of_every_class(
+        self, model: VAE, values: Tensor, generator: torch.Generator | None
+    ) -> ElboTerms:
+        """The terms under each class: (S, B, K)."""
+        every = class_rows(model.condition or ()).to(values)
+        B, K = len(values), len(every)
+        rows = torch.cat([values[:, None].expand(B, K, -1), every.expand(B, K, -1)], -1).flatten(
+            0, 1
+        )
+        sample = model.posterior(rows).rsample_terms((self.samples,), generator)
+        return ElboTerms(*(term.unflatten(1, (B, K)) for term in model.terms_at(rows, sample)))
+
+    def _report(self, values: list[Tensor], known: Tensor) -> None:
+        """Add to the epoch's sums: two of the four are of data with a label, and so is the last."""
+        counts = [known.sum(), (1 - known).sum(), known.sum(), known.sum()]
+        pairs = zip(values, counts, strict=True)
+        assert self.sums is not None  # noqa: S101 - for type checkers
+        self.sums += torch.stack([torch.stack([v.sum(), c]) for v, c in pairs]).to(self.sums)
