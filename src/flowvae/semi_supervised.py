@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from flowvae.config.options import PositiveInt
+from flowvae.data import Split
 from flowvae.data.conditions import class_numbers, class_rows, classes_of
 from flowvae.errors import UserError
 from flowvae.objectives import Objective, Warmup
@@ -28,7 +29,9 @@ from flowvae.processes import batch_mean
 from flowvae.terms import ElboTerms
 from flowvae.vae import VAE
 
-__all__ = ["M2"]
+__all__ = ["M2", "classifier_accuracy"]
+
+_DATA_AT_ONCE = 2000
 
 
 class M2(Objective):
@@ -160,3 +163,25 @@ class M2(Objective):
         pairs = zip(values, counts, strict=True)
         assert self.sums is not None  # noqa: S101 - for type checkers
         self.sums += torch.stack([torch.stack([v.sum(), c]) for v, c in pairs]).to(self.sums)
+
+
+@torch.no_grad()
+def classifier_accuracy(model: VAE, split: Split) -> float:
+    """The share of data with a label for which argmax_y q(y|x) is it; NaN where none has one.
+
+    Args:
+        model: with a classifier.
+        split: with the condition that the model has.
+    """
+    if model.classifier is None or split.condition is None:
+        raise ValueError("model: expected one with a classifier, and labels")
+    columns, device = model.condition or (), next(model.parameters()).device
+    right = count = 0
+    for start in range(0, len(split), _DATA_AT_ONCE):
+        place = slice(start, start + _DATA_AT_ONCE)
+        number = class_numbers(columns, split.condition[place]).to(device)
+        found = model.classifier(split.values(place).to(device)).argmax(-1)
+        known = number >= 0
+        right += int((known & (found == number)).sum())
+        count += int(known.sum())
+    return right / count if count else math.nan

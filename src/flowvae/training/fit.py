@@ -16,6 +16,7 @@ from flowvae.errors import ProcessLostError, TrainingError, UserError, first_com
 from flowvae.evaluation import data_digest, evaluate_model
 from flowvae.progress import Progress
 from flowvae.runs import MODEL_FILE, Run
+from flowvae.semi_supervised import classifier_accuracy
 from flowvae.training.checkpoint import read_checkpoint, write_checkpoint
 from flowvae.training.events import EventWriter
 from flowvae.training.stopping import Stopping
@@ -92,6 +93,8 @@ def fit(
                     for name, split in splits.items():
                         terms = evaluate_model(run.model, split, 1, seed=run.config.seed).terms
                         row |= {f"{name}_{k}": v.mean for k, v in terms.items() if k != "iw_bound"}
+                        if run.model.classifier is not None:
+                            row[f"{name}_accuracy"] = classifier_accuracy(run.model, split)
                     if training.patience is None or book.best.improves(
                         row["validation_elbo"], run.model
                     ):
