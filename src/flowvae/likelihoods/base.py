@@ -170,10 +170,8 @@ class ValueDistribution(Distribution):
 
     def log_prob_pairs_observed(self, value: Tensor) -> Tensor:
         """The same over the values that are there, the others being NaN."""
-        found = value.new_empty(len(value), *self.batch_shape)
-        for row, datum in zip(found, value, strict=True):
-            row.copy_(observed_log_prob(self, datum.expand(*self.batch_shape, -1)))
-        return found
+        each = [observed_log_prob(self, datum.expand(*self.batch_shape, -1)) for datum in value]
+        return torch.stack(each) if each else value.new_empty(0, *self.batch_shape)
 
     def draw(self, shape: torch.Size, generator: torch.Generator | None) -> Tensor:
         """Draws of this shape, (*sample_shape, ..., P)."""
