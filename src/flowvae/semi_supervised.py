@@ -43,6 +43,8 @@ class M2(Objective):
         alpha: α, the weight of the classifier's log-probability of a label.
         labelled_batch: labelled data that each batch has beside its own, so that few labels are
             seen often.
+        ramp: updates over which the gradient that reaches q(y|x) through U grows from 0 to its full
+            size. Until the decoder knows the classes, log p(x|y) would lead the classifier astray.
 
     Raises:
         ValueError: a value out of range.
@@ -69,6 +71,7 @@ class M2(Objective):
         warmup: Warmup | None = None,
         alpha: float = 10.0,
         labelled_batch: int = 10,
+        ramp: int = 0,
     ) -> None:
         super().__init__(samples, warmup=warmup)
         if not 0 <= alpha < math.inf:
@@ -76,6 +79,7 @@ class M2(Objective):
         if labelled_batch < 1:
             raise ValueError(f"labelled_batch: expected at least 1, got {labelled_batch}")
         self.alpha, self.labelled_batch = alpha, labelled_batch
+        self.ramp = Warmup("kl", ramp, 0.0) if ramp else None
         self.sums = torch.zeros(len(self.reported), 2)
 
     @classmethod
@@ -86,6 +90,7 @@ class M2(Objective):
         alpha: Annotated[float, Field(ge=0)] = 10.0,
         labelled_batch: PositiveInt = 10,
         warmup_epochs: Annotated[float, Field(ge=0)] = 0.0,
+        ramp_epochs: Annotated[float, Field(ge=0)] = 2.0,
     ) -> M2:
         """From the options of a configuration.
 
@@ -95,9 +100,12 @@ class M2(Objective):
             alpha: weight of log q(y|x) at a known label.
             labelled_batch: labelled data that each batch has beside its own.
             warmup_epochs: length of the KL's warm-up in epochs; 0 is none.
+            ramp_epochs: epochs over which the gradient that reaches q(y|x) from data without a
+                label grows to its full size.
         """
         steps = math.ceil(warmup_epochs * steps_per_epoch)
-        return cls(samples, Warmup("kl", steps) if steps else None, alpha, labelled_batch)
+        warmup = Warmup("kl", steps) if steps else None
+        return cls(samples, warmup, alpha, labelled_batch, math.ceil(ramp_epochs * steps_per_epoch))
 
     def check(self, model: VAE) -> None:
         super().check(model)
@@ -121,14 +129,15 @@ class M2(Objective):
         logits = model.classifier(values).log_softmax(-1)  # log q(y|x), (B, K)
         K = logits.shape[-1]
         label = one_hot(number.clamp(min=0), K).to(values.dtype) * known[:, None]
-        share = torch.where(known[:, None] > 0, label, logits.exp())
+        guess = logits if self.ramp is None else _dampened(logits, self.ramp.weight(step))
+        share = torch.where(known[:, None] > 0, label, guess.exp())
 
         terms = self._of_every_class(model, values, generator)  # (S, B, K) each
 
         def mean(term: Tensor) -> Tensor:
             return (share * term).sum(-1)
 
-        entropy = -(1 - known) * (share * logits).sum(-1)
+        entropy = -(1 - known) * (share * guess).sum(-1)
         found = ElboTerms(
             mean(terms.log_likelihood),
             mean(terms.log_prior) - math.log(K),
@@ -163,6 +172,11 @@ class M2(Objective):
         pairs = zip(values, counts, strict=True)
         assert self.sums is not None  # noqa: S101 - for type checkers
         self.sums += torch.stack([torch.stack([v.sum(), c]) for v, c in pairs]).to(self.sums)
+
+
+def _dampened(values: Tensor, weight: float | Tensor) -> Tensor:
+    """The same, with a gradient of ``weight`` times its size."""
+    return weight * values + (1 - weight) * values.detach()
 
 
 @torch.no_grad()
