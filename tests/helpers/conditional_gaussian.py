@@ -33,8 +33,16 @@ class ConditionalGaussian:
         self.W, self.V, self.c, self.A = drawn(P, D), drawn(P, C), drawn(P), drawn(D, C)
         self.D, self.P, self.C, self.sigma = D, P, C, sigma
 
-    def columns(self) -> list[Column]:
+    def columns(self, classes: bool = False) -> list[Column]:
+        """C numbers, or one of C classes."""
+        if classes:
+            return [Column("label", "categorical", tuple("abcdefgh"[: self.C]))]
         return [Column(f"y_{k + 1}", "numeric") for k in range(self.C)]
+
+    def log_prob_of_classes(self, x: Tensor) -> Tensor:
+        """Log p(x_observed | y) of every class y, (N, C)."""
+        every = torch.eye(self.C, dtype=torch.float64)
+        return torch.stack([self.log_prob(x, y.expand(len(x), -1)) for y in every], 1)
 
     def data(self, count: int, seed: int = 1) -> tuple[Tensor, Tensor]:
         """x (N, P) and y (N, C)."""
@@ -77,8 +85,11 @@ class ConditionalGaussian:
             found.append(MultivariateNormal(loc, S[gap][:, gap] - gain @ S[~gap][:, gap]))
         return found
 
-    def model(self, shift: float = 0.0, widen: float = 1.0) -> flowvae.VAE:
-        """The VAE; q is p(z|x_observed, y) itself, off by ``shift`` and ``widen``."""
+    def model(self, shift: float = 0.0, widen: float = 1.0, classes: bool = False) -> flowvae.VAE:
+        """The VAE; q is p(z|x_observed, y) itself, off by ``shift`` and ``widen``.
+
+        With ``classes`` it has a classifier, too, which is p(y|x_observed) at equal classes.
+        """
         decoder = nn.Linear(self.D + self.C, self.P).double()
         prior = NormalPrior(self.D, self.C).double()
         with torch.no_grad():
@@ -93,9 +104,21 @@ class ConditionalGaussian:
             Gaussian(self.sigma).double(),
             latent_dim=self.D,
             data_shape=(self.P,),
-            condition=self.columns(),
+            condition=self.columns(classes),
             missing=True,
+            classifier=_Bayes(self) if classes else None,
         ).eval()
+
+
+class _Bayes(nn.Module):
+    """Values (N, P) -> log p(x_observed | y), which are logits of p(y|x_observed)."""
+
+    def __init__(self, truth: ConditionalGaussian) -> None:
+        super().__init__()
+        self.truth, self.heat = truth, nn.Parameter(torch.ones((), dtype=torch.float64))
+
+    def forward(self, values: Tensor) -> Tensor:
+        return self.heat * self.truth.log_prob_of_classes(values)
 
 
 class _Exact(nn.Module):
