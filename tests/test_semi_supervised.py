@@ -37,12 +37,8 @@ def test_bounds_are_exact_where_both_posteriors_are():
     objective = M2(samples=3, alpha=2.0)
     loss, terms = objective(model, rows, torch.Generator().manual_seed(0))
     each = truth.log_prob_of_classes(x) - math.log(3)
-    expected = torch.stack(
-        [
-            row.logsumexp(0) if label is None else row[label]
-            for row, label in zip(each, labels, strict=True)
-        ]
-    )
+    pairs = zip(each, labels, strict=True)
+    expected = torch.stack([r.logsumexp(0) if n is None else r[n] for r, n in pairs])
     for got in terms.log_weight:
         torch.testing.assert_close(got, expected)
     right = each.log_softmax(1)[0, 0] + each.log_softmax(1)[2, 2]

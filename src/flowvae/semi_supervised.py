@@ -72,6 +72,7 @@ class M2(Objective):
         alpha: float = 10.0,
         labelled_batch: int = 10,
         ramp: int = 0,
+        inclusive: bool = False,
     ) -> None:
         super().__init__(samples, warmup=warmup)
         if not 0 <= alpha < math.inf:
@@ -79,6 +80,7 @@ class M2(Objective):
         if labelled_batch < 1:
             raise ValueError(f"labelled_batch: expected at least 1, got {labelled_batch}")
         self.alpha, self.labelled_batch = alpha, labelled_batch
+        self.inclusive = inclusive
         self.ramp = Warmup("kl", ramp, 0.0) if ramp else None
         self.sums = torch.zeros(len(self.reported), 2)
 
@@ -91,6 +93,7 @@ class M2(Objective):
         labelled_batch: PositiveInt = 10,
         warmup_epochs: Annotated[float, Field(ge=0)] = 0.0,
         ramp_epochs: Annotated[float, Field(ge=0)] = 2.0,
+        inclusive: bool = False,
     ) -> M2:
         """From the options of a configuration.
 
@@ -105,7 +108,14 @@ class M2(Objective):
         """
         steps = math.ceil(warmup_epochs * steps_per_epoch)
         warmup = Warmup("kl", steps) if steps else None
-        return cls(samples, warmup, alpha, labelled_batch, math.ceil(ramp_epochs * steps_per_epoch))
+        return cls(
+            samples,
+            warmup,
+            alpha,
+            labelled_batch,
+            math.ceil(ramp_epochs * steps_per_epoch),
+            inclusive,
+        )
 
     def check(self, model: VAE) -> None:
         super().check(model)
@@ -129,7 +139,8 @@ class M2(Objective):
         logits = model.classifier(values).log_softmax(-1)  # log q(y|x), (B, K)
         K = logits.shape[-1]
         label = one_hot(number.clamp(min=0), K).to(values.dtype) * known[:, None]
-        guess = logits if self.ramp is None else _dampened(logits, self.ramp.weight(step))
+        lam = 1.0 if self.ramp is None else self.ramp.weight(step)
+        guess = logits.detach() if self.inclusive else _dampened(logits, lam)
         share = torch.where(known[:, None] > 0, label, guess.exp())
 
         terms = self._of_every_class(model, values, generator)  # (S, B, K) each
@@ -147,7 +158,11 @@ class M2(Objective):
         fit, beta = found.log_likelihood, self._weights(step)[1]
         classified = (label * logits).sum(-1)  # log q(y|x) at the label, 0 without
         bound = fit - beta * found.kl
-        loss = -batch_mean(bound + self.alpha * classified)
+        agreed = 0.0
+        if self.inclusive:
+            target = (terms.log_weight.detach().mean(0)).softmax(-1)
+            agreed = lam * (1 - known) * (target * logits).sum(-1)
+        loss = -batch_mean(bound + self.alpha * classified + agreed)
         with torch.no_grad():
             right = known * (logits.argmax(-1) == number)
             elbo = found.log_weight.mean(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -55,10 +56,15 @@ def binarize(dataset: Dataset, policy: Binarization) -> Dataset:
     change: dict[str, Split] = {}
     for name, split in splits.items():
         if isinstance(split.data, FileRows):
+            if split.has_missing:
+                raise UserError(
+                    f"binarization: {policy} of data with missing values expects them in memory, "
+                    f"{dataset.name} is larger than memory_budget; raise it"
+                )
             seed = None if policy == "threshold" else _STATIC_SEED
             change[name] = replace(split, data=split.data.binarized(seed))
         elif policy == "threshold":
-            change[name] = replace(split, data=_thresholded(split))
+            change[name] = replace(split, data=_with_gaps(_thresholded(split), split))
     if policy != "threshold":
         change |= _drawn({name: split for name, split in splits.items() if name not in change})
     return replace(dataset, binarization=policy, **change)
@@ -92,7 +98,16 @@ def _drawn(splits: dict[str, Split]) -> dict[str, Split]:
                 x = splits[name].values(row[ours])
                 found[name][row[ours]] = _as_bytes(uniforms[ours] < x)
             start += len(uniforms)
-    return {name: replace(split, data=found[name]) for name, split in splits.items()}
+    return {
+        name: replace(split, data=_with_gaps(found[name], split)) for name, split in splits.items()
+    }
+
+
+def _with_gaps(drawn: Tensor, split: Split) -> Tensor:
+    """Bytes, but NaN where the split has it, for which a byte has no place."""
+    if not split.has_missing:
+        return drawn
+    return torch.where(split.values().isnan(), math.nan, drawn / 255)
 
 
 def _as_bytes(ones: Tensor) -> Tensor:

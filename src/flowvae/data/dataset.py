@@ -221,10 +221,13 @@ class Dataset:
         name: str = "arrays",
         validation: np.ndarray | None = None,
         validation_labels: np.ndarray | None = None,
+        *,
+        missing: bool = False,
     ) -> Dataset:
         """Check and adopt arrays (N, ...): uint8 for 8-bit images, or any finite numbers.
 
-        Which numbers are allowed is for the likelihood to say; see :attr:`statistics`.
+        Which numbers are allowed is for the likelihood to say; see :attr:`statistics`. With
+        ``missing`` NaN is a value that is missing.
 
         Raises:
             UserError: wrong shape or type, NaN or infinity.
@@ -243,12 +246,12 @@ class Dataset:
                 )
         return cls(
             name,
-            adopt(train, train_labels, f"{name}: train"),
-            adopt(test, test_labels, f"{name}: test"),
+            adopt(train, train_labels, f"{name}: train", missing=missing),
+            adopt(test, test_labels, f"{name}: test", missing=missing),
             tuple(train.shape[1:]),
             validation=None
             if validation is None
-            else adopt(validation, validation_labels, f"{name}: validation"),
+            else adopt(validation, validation_labels, f"{name}: validation", missing=missing),
         )
 
     @property
