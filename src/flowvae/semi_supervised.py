@@ -13,7 +13,7 @@ Source: "Semi-supervised Learning with Deep Generative Models", arXiv 1406.5298.
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -25,7 +25,7 @@ from flowvae.data import Split
 from flowvae.data.conditions import class_numbers, class_rows, classes_of
 from flowvae.errors import UserError
 from flowvae.objectives import Objective, Warmup
-from flowvae.processes import batch_mean
+from flowvae.processes import batch_mean, noise_of_batch
 from flowvae.terms import ElboTerms
 from flowvae.vae import VAE
 
@@ -73,6 +73,7 @@ class M2(Objective):
         labelled_batch: int = 10,
         ramp: int = 0,
         inclusive: bool = False,
+        hold: int = 0,
     ) -> None:
         super().__init__(samples, warmup=warmup)
         if not 0 <= alpha < math.inf:
@@ -80,7 +81,7 @@ class M2(Objective):
         if labelled_batch < 1:
             raise ValueError(f"labelled_batch: expected at least 1, got {labelled_batch}")
         self.alpha, self.labelled_batch = alpha, labelled_batch
-        self.inclusive = inclusive
+        self.inclusive, self.hold = inclusive, hold
         self.ramp = Warmup("kl", ramp, 0.0) if ramp else None
         self.sums = torch.zeros(len(self.reported), 2)
 
@@ -94,6 +95,7 @@ class M2(Objective):
         warmup_epochs: Annotated[float, Field(ge=0)] = 0.0,
         ramp_epochs: Annotated[float, Field(ge=0)] = 2.0,
         inclusive: bool = False,
+        hold_epochs: float = 0.0,
     ) -> M2:
         """From the options of a configuration.
 
@@ -115,6 +117,7 @@ class M2(Objective):
             labelled_batch,
             math.ceil(ramp_epochs * steps_per_epoch),
             inclusive,
+            math.ceil(hold_epochs * steps_per_epoch),
         )
 
     def check(self, model: VAE) -> None:
@@ -139,7 +142,7 @@ class M2(Objective):
         logits = model.classifier(values).log_softmax(-1)  # log q(y|x), (B, K)
         K = logits.shape[-1]
         label = one_hot(number.clamp(min=0), K).to(values.dtype) * known[:, None]
-        lam = 1.0 if self.ramp is None else self.ramp.weight(step)
+        lam = 1.0 if self.ramp is None else self.ramp.weight(max(0, int(step) - self.hold))
         guess = logits.detach() if self.inclusive else _dampened(logits, lam)
         share = torch.where(known[:, None] > 0, label, guess.exp())
 
@@ -178,7 +181,9 @@ class M2(Objective):
         rows = torch.cat([values[:, None].expand(B, K, -1), every.expand(B, K, -1)], -1).flatten(
             0, 1
         )
-        sample = model.posterior(rows).rsample_terms((self.samples,), generator)
+        q = model.posterior(rows)
+        eps = _noise(self.samples, values, model.latent_dim, generator)
+        sample = q.at_noise(eps[:, :, None].expand(-1, -1, K, -1).flatten(1, 2))
         return ElboTerms(*(term.unflatten(1, (B, K)) for term in model.terms_at(rows, sample)))
 
     def _report(self, values: list[Tensor], known: Tensor) -> None:
@@ -187,6 +192,15 @@ class M2(Objective):
         pairs = zip(values, counts, strict=True)
         assert self.sums is not None  # noqa: S101 - for type checkers
         self.sums += torch.stack([torch.stack([v.sum(), c]) for v, c in pairs]).to(self.sums)
+
+
+def _noise(
+    samples: int, values: Tensor, latent_dim: int, generator: torch.Generator | None
+) -> Tensor:
+    """ε ~ N(0, I), (S, B, D): one draw for all classes of a datum, whose differences matter."""
+    options: Any = {"generator": generator, "dtype": values.dtype, "device": values.device}
+    shape = torch.Size([samples, len(values), latent_dim])
+    return noise_of_batch(shape, 1, lambda whole: torch.randn(whole, **options))
 
 
 def _dampened(values: Tensor, weight: float | Tensor) -> Tensor:
