@@ -14,7 +14,7 @@ from flowvae.config.options import build
 from flowvae.data.columns import Column, encoded_width
 from flowvae.data.conditions import classes_of
 from flowvae.errors import UserError
-from flowvae.networks.inputs import RowEncoder, encoder_shape
+from flowvae.networks.inputs import RowDecoder, RowEncoder, encoder_shape
 from flowvae.parts import PriorOfPosterior
 from flowvae.registry import LIKELIHOODS, NETWORKS, OBJECTIVES, PRIORS
 from flowvae.vae import VAE
@@ -79,6 +79,8 @@ def build_vae(
             data_shape=data_shape,
             num_outputs=likelihood.num_outputs(P),
         )
+        if C:
+            decoder = RowDecoder(decoder, C, likelihood.num_outputs(P))
         transform = likelihood.encoder_input
         if C or missing:
             encoder = RowEncoder(encoder, data_shape, C, missing, images, transform)

@@ -43,8 +43,10 @@ class M2(Objective):
         alpha: α, the weight of the classifier's log-probability of a label.
         labelled_batch: labelled data that each batch has beside its own, so that few labels are
             seen often.
-        ramp: updates over which the gradient that reaches q(y|x) through U grows from 0 to its full
-            size. Until the decoder knows the classes, log p(x|y) would lead the classifier astray.
+        hold: updates in which q(y|x) learns from labels alone. Until the decoder knows the classes,
+            log p(x|y) would lead the classifier astray.
+        ramp: further updates over which the gradient that reaches q(y|x) through U grows from 0 to
+            its full size.
 
     Raises:
         ValueError: a value out of range.
@@ -71,9 +73,8 @@ class M2(Objective):
         warmup: Warmup | None = None,
         alpha: float = 10.0,
         labelled_batch: int = 10,
-        ramp: int = 0,
-        inclusive: bool = False,
         hold: int = 0,
+        ramp: int = 0,
     ) -> None:
         super().__init__(samples, warmup=warmup)
         if not 0 <= alpha < math.inf:
@@ -81,8 +82,7 @@ class M2(Objective):
         if labelled_batch < 1:
             raise ValueError(f"labelled_batch: expected at least 1, got {labelled_batch}")
         self.alpha, self.labelled_batch = alpha, labelled_batch
-        self.inclusive, self.hold = inclusive, hold
-        self.ramp = Warmup("kl", ramp, 0.0) if ramp else None
+        self.hold, self.ramp = hold, ramp
         self.sums = torch.zeros(len(self.reported), 2)
 
     @classmethod
@@ -93,9 +93,8 @@ class M2(Objective):
         alpha: Annotated[float, Field(ge=0)] = 10.0,
         labelled_batch: PositiveInt = 10,
         warmup_epochs: Annotated[float, Field(ge=0)] = 0.0,
-        ramp_epochs: Annotated[float, Field(ge=0)] = 2.0,
-        inclusive: bool = False,
-        hold_epochs: float = 0.0,
+        hold_epochs: Annotated[float, Field(ge=0)] = 5.0,
+        ramp_epochs: Annotated[float, Field(ge=0)] = 5.0,
     ) -> M2:
         """From the options of a configuration.
 
@@ -105,20 +104,16 @@ class M2(Objective):
             alpha: weight of log q(y|x) at a known label.
             labelled_batch: labelled data that each batch has beside its own.
             warmup_epochs: length of the KL's warm-up in epochs; 0 is none.
-            ramp_epochs: epochs over which the gradient that reaches q(y|x) from data without a
-                label grows to its full size.
+            hold_epochs: epochs in which q(y|x) learns from labels alone.
+            ramp_epochs: further epochs over which the gradient that reaches q(y|x) from data
+                without a label grows to its full size.
         """
-        steps = math.ceil(warmup_epochs * steps_per_epoch)
-        warmup = Warmup("kl", steps) if steps else None
-        return cls(
-            samples,
-            warmup,
-            alpha,
-            labelled_batch,
-            math.ceil(ramp_epochs * steps_per_epoch),
-            inclusive,
-            math.ceil(hold_epochs * steps_per_epoch),
+        warmup, hold, ramp = (
+            math.ceil(epochs * steps_per_epoch)
+            for epochs in (warmup_epochs, hold_epochs, ramp_epochs)
         )
+        growing = Warmup("kl", warmup) if warmup else None
+        return cls(samples, growing, alpha, labelled_batch, hold, ramp)
 
     def check(self, model: VAE) -> None:
         super().check(model)
@@ -142,8 +137,7 @@ class M2(Objective):
         logits = model.classifier(values).log_softmax(-1)  # log q(y|x), (B, K)
         K = logits.shape[-1]
         label = one_hot(number.clamp(min=0), K).to(values.dtype) * known[:, None]
-        lam = 1.0 if self.ramp is None else self.ramp.weight(max(0, int(step) - self.hold))
-        guess = logits.detach() if self.inclusive else _dampened(logits, lam)
+        guess = _dampened(logits, self._let_through(step))
         share = torch.where(known[:, None] > 0, label, guess.exp())
 
         terms = self._of_every_class(model, values, generator)  # (S, B, K) each
@@ -161,16 +155,19 @@ class M2(Objective):
         fit, beta = found.log_likelihood, self._weights(step)[1]
         classified = (label * logits).sum(-1)  # log q(y|x) at the label, 0 without
         bound = fit - beta * found.kl
-        agreed = 0.0
-        if self.inclusive:
-            target = (terms.log_weight.detach().mean(0)).softmax(-1)
-            agreed = lam * (1 - known) * (target * logits).sum(-1)
-        loss = -batch_mean(bound + self.alpha * classified + agreed)
+        loss = -batch_mean(bound + self.alpha * classified)
         with torch.no_grad():
             right = known * (logits.argmax(-1) == number)
             elbo = found.log_weight.mean(0)
             self._report([known * elbo, (1 - known) * elbo, classified, right], known)
         return loss, ElboTerms(*(term.detach() for term in found))
+
+    def _let_through(self, step: int | Tensor) -> float | Tensor:
+        """The share of the gradient from data without a label that reaches the classifier."""
+        beyond = step - self.hold
+        if isinstance(beyond, Tensor):  # not read: a captured CUDA graph replays it
+            return (beyond / max(self.ramp, 1)).clamp(0, 1) if self.ramp else (beyond >= 0).float()
+        return min(1.0, max(0.0, beyond / self.ramp)) if self.ramp else float(beyond >= 0)
 
     def _of_every_class(
         self, model: VAE, values: Tensor, generator: torch.Generator | None

@@ -192,7 +192,8 @@ def test_a_table_keeps_its_gaps_in_every_number_of_the_value(tmp_path):
     assert (gone.all(1) == gone.any(1)).all()
     assert gone.any(1).sum() == 10
     assert rows[:, 4].isnan().sum() == 8
-    b = (data.columns or ())[2]
+    assert data.columns is not None
+    b = data.columns[2]
     there = data.train.values()[:, 4]
     assert there.nanmean().item() == pytest.approx(0, abs=1e-5)
     assert b.scale > 1

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from flowvae.networks.images import ImageShape, ToImages
 
-__all__ = ["RowEncoder", "encoder_shape"]
+__all__ = ["RowDecoder", "RowEncoder", "encoder_shape"]
 
 
 def encoder_shape(
@@ -82,3 +82,24 @@ class RowEncoder(nn.Module):
         planes = [self.to_images(part) for part in parts]
         planes.append(condition[..., None, None].expand(-1, -1, shape.height, shape.width))
         return self.body(torch.cat(planes, 1).flatten(1))
+
+
+class RowDecoder(nn.Module):
+    """(..., D + C) -> outputs of a body that sees z and the condition, and an affine part of the
+    condition alone: what is the same in all data of a class need not pass the body.
+
+    Args:
+        body: (..., D + C) -> (..., num_outputs).
+        condition_dim: C.
+        num_outputs: of the likelihood's parameters.
+    """
+
+    def __init__(self, body: nn.Module, condition_dim: int, num_outputs: int) -> None:
+        super().__init__()
+        self.condition_dim = condition_dim
+        self.direct = nn.Linear(condition_dim, num_outputs, bias=False)
+        nn.init.zeros_(self.direct.weight)
+        self.body = body  # last, and with it the layer whose bias may start at the data's mean
+
+    def forward(self, both: Float[Tensor, "*batch I"]) -> Float[Tensor, "*batch O"]:
+        return self.body(both) + self.direct(both[..., -self.condition_dim :])

@@ -161,14 +161,18 @@ def _is_trained(folder: Path, expected: Config) -> bool:
     found = load_config(folder / "config.yaml")
     training = expected.training.model_copy(update={"device": found.training.device})
     mine = (expected.model, expected.objective, training, expected.evaluation, expected.seed)
-    mine = (*mine, expected.data.binarization)
+    mine = (*mine, _data_of(expected))
     theirs = (found.model, found.objective, found.training, found.evaluation, found.seed)
-    if mine != (*theirs, found.data.binarization):
+    if mine != (*theirs, _data_of(found)):
         raise UserError(f"out: {folder} is a run with other settings; expected another folder")
     try:
         return json.loads((folder / "environment.json").read_text())["status"] == "finished"
     except (OSError, ValueError, KeyError):  # it was killed before it had written that
         return False
+
+
+def _data_of(config: Config) -> tuple[Any, ...]:
+    return config.data.binarization, config.data.condition, config.data.labelled
 
 
 def _is_evaluated(folder: Path, flags: Mapping[str, int]) -> bool:
