@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from flowvae.api import draw_figures, resume, train
+    from flowvae.classification import classify
+    from flowvae.classifier import FlowVAEClassifier
     from flowvae.config import PRESETS, Config, load_config, preset
     from flowvae.errors import TrainingError, UserError
     from flowvae.estimator import FlowVAE
@@ -32,10 +34,12 @@ __all__ = [
     "Config",
     "ElboTerms",
     "FlowVAE",
+    "FlowVAEClassifier",
     "Run",
     "TrainingError",
     "UserError",
     "build_vae",
+    "classify",
     "compare",
     "draw_figures",
     "encode",
@@ -61,6 +65,8 @@ _HOME = {
     **dict.fromkeys(["draw_figures", "resume", "train"], "flowvae.api"),
     **dict.fromkeys(["PRESETS", "Config", "load_config", "preset"], "flowvae.config"),
     **dict.fromkeys(["TrainingError", "UserError"], "flowvae.errors"),
+    "classify": "flowvae.classification",
+    "FlowVAEClassifier": "flowvae.classifier",
     "FlowVAE": "flowvae.estimator",
     **dict.fromkeys(["compare", "evaluate", "evaluate_full"], "flowvae.evaluating"),
     "explore": "flowvae.explorer.explore",

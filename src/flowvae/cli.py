@@ -10,9 +10,12 @@ from typing import Any
 import click
 
 from flowvae import __version__
+from flowvae.commands.classify import classify
 from flowvae.commands.explore import explore
 from flowvae.commands.export import export
 from flowvae.commands.options import (
+    condition_of,
+    condition_option,
     data_option,
     device_option,
     open_with,
@@ -193,13 +196,17 @@ def compare(
 @run_argument
 @click.option("--num", type=click.IntRange(1, 10**9), default=64, help="How many.  [64]")
 @out_option("A .png, .npz or, of a table, .csv file.  [RUN/samples.png, or as the data is]")
+@condition_option(
+    "Of a conditional run.  [the classes in turn, or the conditions of the test data]"
+)
 @seed_option
-def sample(run: Path, num: int, out: Path | None, **options: Any) -> None:
+def sample(run: Path, num: int, out: Path | None, condition: str | None, **options: Any) -> None:
     """Generate: decode z ~ p(z)."""
     from flowvae.outputs import sample as run_sample
 
     opened, out = _picture_or_arrays(run, out, "samples", options)
-    run_sample(opened, num, out=out, **options)
+    given = condition_of(opened, condition)
+    run_sample(opened, num, out=out, condition=given, **options)
     click.echo(f"Wrote {out}")
 
 
@@ -207,15 +214,19 @@ def sample(run: Path, num: int, out: Path | None, **options: Any) -> None:
 @run_argument
 @click.option("--num", type=click.IntRange(1, 10**9), default=16, help="How many.  [16]")
 @out_option("A .png, .npz or, of a table, .csv file.  [RUN/reconstructions.png, or as the data is]")
+@condition_option("Of a conditional run: rewrite the data under this one.  [each datum's own]")
 @data_option
 @refine_option
 @seed_option
-def reconstruct(run: Path, num: int, out: Path | None, **options: Any) -> None:
+def reconstruct(
+    run: Path, num: int, out: Path | None, condition: str | None, **options: Any
+) -> None:
     """Encode, flow and decode the first test data."""
     from flowvae.outputs import reconstruct as run_reconstruct
 
     opened, out = _picture_or_arrays(run, out, "reconstructions", options)
-    run_reconstruct(opened, num, out=out, **options)
+    given = condition_of(opened, condition)
+    run_reconstruct(opened, num, out=out, condition=given, **options)
     click.echo(f"Wrote {out}")
 
 
@@ -272,6 +283,7 @@ def presets(name: str | None) -> None:
 
 
 cli.add_command(train)
+cli.add_command(classify)
 cli.add_command(reproduce)
 cli.add_command(explore)
 cli.add_command(traverse)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,9 @@ import numpy as np
 import torch
 
 from flowvae.data import Column, Split, decode_table
+from flowvae.data.columns import encoded_slices
+from flowvae.data.condition_texts import condition_texts, conditions_in_turn
+from flowvae.data.conditions import classes_of, encode_condition
 from flowvae.errors import UserError
 from flowvae.evaluation import encode_split
 from flowvae.files import suffix_among, write_csv, write_npz
@@ -17,7 +22,16 @@ from flowvae.refined import RefinedVAE
 from flowvae.runs import Run, RunLike, opened
 from flowvae.vae import VAE
 
-__all__ = ["decoded_means", "encode", "reconstruct", "sample"]
+__all__ = [
+    "condition_title",
+    "decoded_means",
+    "encode",
+    "given_in_turn",
+    "reconstruct",
+    "sample",
+]
+
+_MOST_COLUMNS = 20  # of a picture that has a class in each
 
 
 @torch.no_grad()
@@ -25,17 +39,21 @@ def sample(
     run: RunLike,
     n: int = 64,
     *,
+    condition: Any = None,
     out: str | Path | None = None,
     device: str = "auto",
     seed: int = 0,
 ) -> np.ndarray:
-    """Generate: decode n draws of z ~ p(z) to the means of p(x|z).
+    """Generate: decode n draws of z ~ p(z) to the means of p(x|z), or of p(x|z, y).
 
     Args:
         run: a run, or its folder.
         n: how many.
+        condition: y, for a conditional run: a class or a number, or n of them; of several columns a
+            mapping from their names to such. If not given, the classes in turn, or where the
+            condition is no class the conditions of the test data in turn.
         out: also write them, as a picture (``.png``), an array ``x`` (``.npz``) or, of a table,
-            rows in its own values (``.csv``).
+            rows in its own values (``.csv``). The conditions go with arrays and rows.
         device: where to compute, for a run given by its folder.
         seed: of the draws.
 
@@ -45,11 +63,19 @@ def sample(
     if n < 1:
         raise UserError(f"num: expected at least 1, got {n}")
     run = opened(run, device)
-    x = _shaped(run, run.model.sample(n, run.generator(seed)))
+    model = run.model
+    given = given_in_turn(run, n) if condition is None else condition
+    if given is not None:
+        given = encode_condition(model.condition, given, n)
+    x = _shaped(run, model.sample(n, run.generator(seed), condition=given))
     if out is not None:
         from flowvae.figures import image_grid
 
-        _write_data(run, out, image_grid, x, {"x": x})
+        title = f"Decoder means at z ~ p(z){condition_title(model.condition, given)}"
+        classes = classes_of(model.condition) if condition is None else None
+        columns = len(classes) if classes and len(classes) <= min(n, _MOST_COLUMNS) else None
+        draw = partial(image_grid, title=title, columns=columns)  # a column a class, if in turn
+        _write_data(run, out, draw, x, {"x": x}, given)
     return x
 
 
@@ -58,6 +84,7 @@ def reconstruct(
     run: RunLike,
     n: int = 16,
     *,
+    condition: Any = None,
     out: str | Path | None = None,
     data: str | None = None,
     device: str = "auto",
@@ -69,6 +96,9 @@ def reconstruct(
     Args:
         run: a run, or its folder.
         n: how many.
+        condition: of a conditional run, what the data is rewritten as: a class or a number, or one
+            for each datum; of several columns a mapping from their names to such. z is of the
+            datum's own condition, which is also decoded under if this is not given.
         out: also write them, as a picture (``.png``), as arrays ``x`` and ``reconstruction``
             (``.npz``) or, of a table, as rows in its own values (``.csv``).
         data: other data of the same shape.
@@ -82,15 +112,25 @@ def reconstruct(
     if n < 1:
         raise UserError(f"num: expected at least 1, got {n}")
     run = opened(run, device, data)
-    x = run.dataset.test.values(slice(n)).to(next(run.model.parameters()).device)
-    original = _shaped(run, x)
     model = _refined(run, refine)
-    reconstruction = _shaped(run, model.reconstruct(x, run.generator(seed)))
+    given = None
+    if condition is not None:  # before any data is read
+        count = min(n, len(run.dataset.test)) if model.condition is not None else n
+        given = encode_condition(model.condition, condition, count)
+    rows = run.dataset.test.rows(slice(n)).to(next(model.parameters()).device)
+    original = _shaped(run, model.parts(rows)[0])
+    again = model.reconstruct(rows, run.generator(seed), condition=given)
+    reconstruction = _shaped(run, again)
     if out is not None:
         from flowvae.figures import image_pairs
 
         arrays = {"x": original, "reconstruction": reconstruction}
-        _write_data(run, out, image_pairs, (original, reconstruction), arrays)
+        title = "Test data (above) and reconstructions at z ~ q(z|x) (below)"
+        if given is not None:
+            title = f"Test data (above) and rewritten{condition_title(model.condition, given)}"
+        draw = partial(image_pairs, title=title)
+        under = model.parts(rows)[1] if given is None else given
+        _write_data(run, out, draw, (original, reconstruction), arrays, under)
     return original, reconstruction
 
 
@@ -139,11 +179,43 @@ def encode(
 
 
 @torch.no_grad()
-def decoded_means(model: VAE, z: torch.Tensor) -> torch.Tensor:
-    """The means of p(x|z) at z (..., D), as (..., P) on the CPU; not many are decoded at once."""
-    parts = z.reshape(-1, z.shape[-1]).split(model.draws_at_once())
-    means = torch.cat([model.decode(part).mean.cpu() for part in parts])
-    return means.reshape(*z.shape[:-1], -1)
+def decoded_means(
+    model: VAE, z: torch.Tensor, condition: torch.Tensor | None = None
+) -> torch.Tensor:
+    """The means of p(x|z) at z (..., D), as (..., P) on the CPU; not many are decoded at once.
+
+    Of a conditional model those of p(x|z, y) at conditions y (..., C), encoded.
+    """
+    at_once = model.draws_at_once()
+    parts = z.reshape(-1, z.shape[-1]).split(at_once)
+    if condition is None:
+        means = [model.decode(part).mean.cpu() for part in parts]
+    else:
+        every = condition.expand(*z.shape[:-1], -1).reshape(-1, condition.shape[-1]).split(at_once)
+        pairs = zip(parts, every, strict=True)
+        means = [model.decode(part, given).mean.cpu() for part, given in pairs]
+    return torch.cat(means).reshape(*z.shape[:-1], -1)
+
+
+def given_in_turn(run: Run, count: int) -> torch.Tensor | None:
+    """Conditions for draws where none is asked for, (count, C); none of an unconditional run.
+
+    The classes in turn, or where the condition is no class the conditions of the test data.
+    """
+    columns = run.model.condition
+    if columns is None:
+        return None
+    return conditions_in_turn(columns, count, lambda: run.dataset.test.condition)
+
+
+def condition_title(columns: Sequence[Column] | None, given: torch.Tensor | None) -> str:
+    """What the title of a picture says of the conditions (N, C) of what it shows."""
+    if columns is None or given is None:
+        return ""
+    if len(given) > 1 and not bool((given == given[0]).all()):
+        return ", each under a condition of its own"
+    name = f"{columns[0].name}=" if classes_of(columns) is not None else ""
+    return f", {name}{condition_texts(columns, given[:1])[0]}"
 
 
 def _refined(run: Run, steps: int) -> VAE:
@@ -157,27 +229,52 @@ def _shaped(run: Run, x: torch.Tensor) -> np.ndarray:
 
 
 def _write_data(
-    run: Run, out: str | Path, draw: Any, images: Any, arrays: dict[str, np.ndarray]
+    run: Run,
+    out: str | Path,
+    draw: Any,
+    images: Any,
+    arrays: dict[str, np.ndarray],
+    given: torch.Tensor | None,
 ) -> None:
-    """Arrays as they are, as a picture, or as rows of a table: those of all arrays by turns."""
+    """Arrays as they are, as a picture, or as rows of a table: those of all arrays by turns.
+
+    The conditions ``given`` go with arrays as ``condition``, one text a datum, and with rows as
+    further columns.
+    """
     table = (".csv",) if run.model.columns is not None else ()
     suffix = suffix_among(out, ".png", ".npz", *table)
+    under = run.model.condition or ()
     if suffix == ".npz":
-        write_npz(out, arrays)
+        more = {} if given is None else {"condition": np.array(condition_texts(under, given))}
+        write_npz(out, {**arrays, **more})
     elif suffix == ".csv":
         columns = run.model.columns or ()
-        decoded = {name: decode_table(columns, array) for name, array in arrays.items()}
+        decoded = {name: _cells(columns, array) for name, array in arrays.items()}
         count = len(next(iter(arrays.values())))
+        beside = [[]] * count if given is None else _cells(under, given.cpu().numpy())
         rows = [
-            [name, *(_cell(column, table[column.name][row]) for column in columns)]
+            [name, *table[row], *beside[row]]
             for row in range(count)
             for name, table in decoded.items()
         ]
-        write_csv(out, ["array", *(column.name for column in columns)], rows)
+        write_csv(out, ["array", *(column.name for column in (*columns, *under))], rows)
     else:
         from flowvae.figures import save_figure
 
         save_figure(draw(images), out)
+
+
+def _cells(columns: Sequence[Column], rows: np.ndarray) -> list[list[Any]]:
+    """Rows (N, P) in the values of a table; a value that is missing is empty."""
+    missing = [np.isnan(rows[:, place]).any(1) for place in encoded_slices(columns)]
+    table = decode_table(columns, np.nan_to_num(rows))
+    return [
+        [
+            "" if gaps[row] else _cell(column, table[column.name][row])
+            for column, gaps in zip(columns, missing, strict=True)
+        ]
+        for row in range(len(rows))
+    ]
 
 
 def _cell(column: Column, value: Any) -> Any:

@@ -12,6 +12,8 @@ import click
 from flowvae.errors import Terminated, UserError
 
 __all__ = [
+    "condition_of",
+    "condition_option",
     "data_option",
     "device_option",
     "open_with",
@@ -66,6 +68,18 @@ refine_option = click.option(
     default=0,
     help="Steps of optimization of q(z|x) for each datum, from the encoder's answer.  [0]",
 )
+
+
+def condition_option(what: str) -> Callable[..., Any]:
+    text = f"A value, or NAME=VALUE,… of several columns. {what}"
+    return click.option("--condition", metavar="VALUE", default=None, help=text)
+
+
+def condition_of(run: Any, text: str | None) -> Any:
+    """What ``--condition`` says, for a run that is open."""
+    from flowvae.data.condition_texts import condition_from_text
+
+    return None if text is None else condition_from_text(run.model.condition, text)
 
 
 def out_option(what: str) -> Callable[..., Any]:

@@ -14,6 +14,7 @@ if "matplotlib" not in sys.modules:
         with suppress(ValueError):
             _matplotlib.rcParams["backend"] = _display
 
+from flowvae.figures.conditions import class_grids, class_samples, styles
 from flowvae.figures.curves import learning_curves
 from flowvae.figures.evaluation import comparison_figure, evaluation_figure
 from flowvae.figures.gallery import draw_picture, picture_names, save_all
@@ -24,6 +25,8 @@ from flowvae.figures.style import save_figure
 from flowvae.figures.walks import interpolation_figure, traversal_figure
 
 __all__ = [
+    "class_grids",
+    "class_samples",
     "comparison_figure",
     "draw_picture",
     "evaluation_figure",
@@ -38,5 +41,6 @@ __all__ = [
     "posterior_panels",
     "save_all",
     "save_figure",
+    "styles",
     "traversal_figure",
 ]

@@ -10,19 +10,23 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from flowvae.data.conditions import classes_of
 from flowvae.distributions import FlowDistribution
 from flowvae.errors import UserError
 from flowvae.evaluation import encode_split
+from flowvae.figures.conditions import class_grids, class_samples, styles
 from flowvae.figures.curves import learning_curves
 from flowvae.figures.images import image_grid, image_pairs, is_image, latent_grid
 from flowvae.figures.latent import latent_scatter
 from flowvae.figures.posterior import posterior_panels
 from flowvae.figures.style import save_figure
+from flowvae.outputs import given_in_turn
 from flowvae.runs import Run
 
 __all__ = ["DRAWN", "draw_picture", "picture_names", "save_all"]
 
 _MOST_POINTS = 20_000
+_DECODED = "Decoder means at z ~ p(z|y)"
 
 
 class _Picture(NamedTuple):
@@ -83,15 +87,25 @@ def _latent_space(run: Run) -> Figure:
 def _reconstructions(run: Run) -> Figure:
     x = _some_data(run)
     reconstructed = run.model.reconstruct(x, run.generator(0))
-    return image_pairs((_as_images(run, x), _as_images(run, reconstructed)))
+    return image_pairs((_as_images(run, run.model.parts(x)[0]), _as_images(run, reconstructed)))
 
 
 def _samples(run: Run) -> Figure:
-    return image_grid(_as_images(run, run.model.sample(100, run.generator(0))))
+    if classes_of(run.model.condition) is not None:
+        return class_samples(run.model)
+    given = given_in_turn(run, 100)
+    x = _as_images(run, run.model.sample(100, run.generator(0), condition=given))
+    return image_grid(x) if given is None else image_grid(x, f"{_DECODED}, conditions of test data")
+
+
+def _styles(run: Run) -> Figure:
+    return styles(run.model, _some_data(run)[:10], run.generator(0))
 
 
 def _latent_grid(run: Run) -> Figure:
-    return latent_grid(run.model)
+    if classes_of(run.model.condition) is not None:
+        return class_grids(run.model)
+    return latent_grid(run.model, condition=given_in_turn(run, 1))
 
 
 def _posterior(run: Run) -> Figure:
@@ -110,6 +124,13 @@ def _lacks_epochs(run: Run) -> str | None:
 def _lacks_images(run: Run) -> str | None:
     shape = run.model.data_shape
     return None if is_image(shape) else f"needs images, got data of shape {shape}"
+
+
+def _lacks_classes(run: Run) -> str | None:
+    if (lack := _lacks_images(run)) is not None:
+        return lack
+    given = classes_of(run.model.condition) is not None
+    return None if given else "needs a run whose condition is one of some classes"
 
 
 def _lacks_image_plane(run: Run) -> str | None:
@@ -133,6 +154,7 @@ _PICTURES = {
     "latent_space": _Picture(_latent_space, _nothing),
     "reconstructions": _Picture(_reconstructions, _lacks_images),
     "samples": _Picture(_samples, _lacks_images),
+    "styles": _Picture(_styles, _lacks_classes),
     "latent_grid": _Picture(_latent_grid, _lacks_image_plane),
     "posterior": _Picture(_posterior, _lacks_flow),
 }
@@ -142,8 +164,8 @@ DRAWN = (*_PICTURES, "evaluation")
 
 
 def _some_data(run: Run) -> torch.Tensor:
-    """At most 16 test data, (n, P), where the model is."""
-    x = run.dataset.test.at_most(16).values()
+    """At most 16 test data, rows (n, P + C), where the model is."""
+    x = run.dataset.test.at_most(16).rows()
     return x.to(next(run.model.parameters()).device)
 
 

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from torch import Tensor
 
-from flowvae.figures.style import new_figure
-from flowvae.outputs import decoded_means
+from flowvae.data.conditions import encode_condition
+from flowvae.figures.style import BLUE, new_figure
+from flowvae.outputs import condition_title, decoded_means
 from flowvae.vae import VAE
 
-__all__ = ["image_grid", "image_pairs", "image_rows", "is_image", "latent_grid"]
+__all__ = [
+    "image_grid",
+    "image_pairs",
+    "image_rows",
+    "is_image",
+    "latent_grid",
+    "prior_quantiles",
+    "visible",
+]
 
 
 def is_image(shape: tuple[int, ...]) -> bool:
@@ -22,11 +34,13 @@ def is_image(shape: tuple[int, ...]) -> bool:
     return len(shape) == 2 or (len(shape) == 3 and (shape[-1] in (1, 3) or shape[0] in (1, 3)))
 
 
-def image_grid(images: np.ndarray, title: str = "Decoder means at z ~ p(z)") -> Figure:
-    """Images (n, *shape) in a grid, row by row."""
+def image_grid(
+    images: np.ndarray, title: str = "Decoder means at z ~ p(z)", columns: int | None = None
+) -> Figure:
+    """Images (n, *shape) in a grid, row by row; about as many ``columns`` as rows if not given."""
     images = _channels_last(images)
     n = len(images)
-    columns = math.ceil(math.sqrt(n))
+    columns = columns or math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)
     padded = np.concatenate([images, np.ones((rows * columns - n, *images.shape[1:]))])
     height, width = images.shape[1:3]
@@ -36,7 +50,11 @@ def image_grid(images: np.ndarray, title: str = "Decoder means at z ~ p(z)") -> 
     return figure
 
 
-def image_pairs(pair: tuple[np.ndarray, np.ndarray], columns: int = 8) -> Figure:
+def image_pairs(
+    pair: tuple[np.ndarray, np.ndarray],
+    columns: int = 8,
+    title: str = "Test data (above) and reconstructions at z ~ q(z|x) (below)",
+) -> Figure:
     """Originals, each over its reconstruction; both (n, *shape)."""
     original, reconstruction = (_channels_last(images) for images in pair)
     n = len(original)
@@ -48,7 +66,9 @@ def image_pairs(pair: tuple[np.ndarray, np.ndarray], columns: int = 8) -> Figure
         part = slice(block * columns, (block + 1) * columns)
         rows = np.concatenate([_pad(original[part], columns), _pad(reconstruction[part], columns)])
         _show(axes, _tile(rows, 2, columns))
-    figure.suptitle("Test data (above) and reconstructions at z ~ q(z|x) (below)", fontsize=10)
+    if np.isnan(original).any():
+        title += "; missing values in blue"
+    figure.suptitle(title, fontsize=10)
     return figure
 
 
@@ -86,14 +106,19 @@ def image_rows(
 
 
 @torch.no_grad()
-def latent_grid(model: VAE, points: int = 20) -> Figure:
-    """Decoder means over a grid of z in quantiles of the prior N(0, I), D = 2."""
+def latent_grid(model: VAE, points: int = 20, *, condition: Any = None) -> Figure:
+    """Decoder means over a grid of z in quantiles of the prior N(0, I), D = 2.
+
+    Of a conditional model all of them are under one ``condition``, see :meth:`VAE.rows`.
+    """
     p = next(model.parameters())
-    quantiles = (torch.arange(points, dtype=torch.float64) + 0.5) / points
-    axis = torch.special.ndtri(quantiles).to(p)
-    # z_1 grows to the right, z_2 upwards.
-    z = torch.stack([axis.expand(points, points), axis.flip(0)[:, None].expand(points, points)], -1)
-    images = decoded_means(model, z).reshape(-1, *model.data_shape).numpy()
+    z = prior_quantiles(points).to(p)
+    axis = z[0, :, 0]
+    given, under = None, ""
+    if model.condition is not None or condition is not None:
+        given = encode_condition(model.condition, condition, 1).to(p)
+        under = condition_title(model.condition, given)
+    images = decoded_means(model, z, given).reshape(-1, *model.data_shape).numpy()
     images = _channels_last(images)
     height, width = images.shape[1:3]
     figure = new_figure(7.5, 7.5 * height / width + 0.3)
@@ -105,11 +130,22 @@ def latent_grid(model: VAE, points: int = 20) -> Figure:
     axes.set_xticks((ticks + 0.5) * width - 0.5, labels)
     axes.set_yticks((points - ticks - 0.5) * height - 0.5, labels)
     axes.set(
-        title="Decoder means over z in prior quantiles",
+        title=f"Decoder means over z in prior quantiles{under}",
         xlabel="z₁ (at equal steps of prior probability)",
         ylabel="z₂ (at equal steps of prior probability)",
     )
     return figure
+
+
+def prior_quantiles(points: int) -> Tensor:
+    """A grid of z in quantiles of N(0, I): (points, points, 2), float64; rows from the top.
+
+    z₁ grows to the right, z₂ upwards.
+    """
+    quantiles = (torch.arange(points, dtype=torch.float64) + 0.5) / points
+    axis = torch.special.ndtri(quantiles)
+    across = axis.expand(points, points)
+    return torch.stack([across, axis.flip(0)[:, None].expand(points, points)], -1)
 
 
 def _channels_last(images: np.ndarray) -> np.ndarray:
@@ -130,6 +166,16 @@ def _tile(images: np.ndarray, rows: int, columns: int) -> np.ndarray:
 
 
 def _show(axes: Axes, image: np.ndarray) -> None:
-    shown = image.clip(0, 1)  # of colours matplotlib would say that it does so
+    shown = visible(image).clip(0, 1)  # of colours matplotlib would say that it does so
     axes.imshow(shown, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axes.set_axis_off()
+
+
+def visible(image: np.ndarray) -> np.ndarray:
+    """An image (H, W) or (H, W, 3) whose missing pixels, NaN, are blue."""
+    missing = np.isnan(image)
+    if not missing.any():
+        return image
+    colours = image if image.ndim == 3 else np.repeat(image[..., None], 3, -1)
+    missing = missing if image.ndim == 3 else missing[..., None]
+    return np.where(missing, to_rgb(BLUE), colours)

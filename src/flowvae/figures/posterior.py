@@ -14,7 +14,7 @@ from torch import Tensor
 
 from flowvae.distributions import FlowDistribution
 from flowvae.evaluation import grid_log_joint, uniform_grid
-from flowvae.figures.images import _channels_last, is_image
+from flowvae.figures.images import _channels_last, is_image, visible
 from flowvae.figures.style import DENSITY, new_figure
 from flowvae.refined import RefinedVAE
 from flowvae.vae import VAE
@@ -58,7 +58,7 @@ def posterior_panels(model: VAE, x: Tensor, columns: int = 7) -> Figure:
 
     Args:
         model: with D = 2 and a flow posterior (K = 0 shows q₀ alone).
-        x: a few data, (B, P).
+        x: a few data, (B, P), or rows (B, P + C) with their condition.
         columns: panels in a row.
     """
     layers = chosen_layers(_flow_posterior(model, x).num_flows)
@@ -90,8 +90,9 @@ def _one_datum(model: VAE, x: Tensor, layers: Sequence[int], axes: Sequence[Axes
     for panel in axes:
         panel.set_axis_off()
     if is_image(model.data_shape):
-        image = _channels_last(x.reshape(1, *model.data_shape).cpu().numpy())[0]
-        axes[0].imshow(image, cmap="gray", vmin=0, vmax=1)
+        values = model.parts(x)[0].cpu().numpy()
+        image = _channels_last(values.reshape(1, *model.data_shape))[0]
+        axes[0].imshow(visible(image), cmap="gray", vmin=0, vmax=1)
     axes[0].set_title("x", fontsize=9)
     for panel, k, (z, density) in zip(axes[1:], layers, meshes, strict=False):
         _window(panel, *square_around(_where_dense(z, density)))
