@@ -9,7 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["QUICK", "QUICK_FULL", "QUICK_PROGRAM", "Measure", "Row", "Table"]
+__all__ = [
+    "QUICK",
+    "QUICK_CLASSIFY",
+    "QUICK_FULL",
+    "QUICK_PROGRAM",
+    "Measure",
+    "Row",
+    "Table",
+]
 
 # What --quick puts in place of a table's own settings, on a small part of the data.
 QUICK: dict[str, Any] = {"epochs": 2, "evaluation_samples": 10}
@@ -28,6 +36,7 @@ QUICK_FULL: dict[str, int] = {
     "refine_steps": 2,
     "information_count": 20,
 }
+QUICK_CLASSIFY: dict[str, int] = {"samples": 5, "count": 100}
 QUICK_PROGRAM: dict[str, Any] = {"updates": 200}
 
 
@@ -38,13 +47,16 @@ class Measure:
     Args:
         heading: of the column.
         path: keys that lead to it in ``evaluation.json``, or, where the first is ``full``, in
-            ``evaluation/full.json``, or, where it is ``energy``, in ``energy.json``.
-        sign: -1 where the table shows the negative.
+            ``evaluation/full.json``, or, where it is ``energy`` or ``classification``, in the file
+            of this name.
+        sign: what it is multiplied by, -1 where the table shows the negative.
+        plus: what is then added.
     """
 
     heading: str
     path: tuple[str, ...]
     sign: int = 1
+    plus: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -70,6 +82,7 @@ class Table:
         seeds: how many runs make a row.
         pairs: rows whose differences by seed are shown, (row, minus row).
         full: flags of ``flowvae evaluate --full``, where the measures need it.
+        classify: flags of ``flowvae classify``, for the rows that have a condition.
         program: module that makes a run in place of ``flowvae train``.
     """
 
@@ -82,4 +95,5 @@ class Table:
     seeds: int = 3
     pairs: tuple[tuple[str, str], ...] = ()
     full: Mapping[str, int] | None = None
+    classify: Mapping[str, int] | None = None
     program: str | None = None

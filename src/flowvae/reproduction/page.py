@@ -28,12 +28,16 @@ def mean_and_error(values: Sequence[float]) -> str:
     return f"{mean:.2f} ± {statistics.stdev(values) / math.sqrt(len(values)):.2f}"
 
 
-def value_of(run: Mapping[str, Any], measure: Measure) -> float:
-    """The figure of a run that a measure names."""
+def value_of(run: Mapping[str, Any], measure: Measure) -> float | None:
+    """The figure of a run that a measure names; none where runs of its kind have no such thing."""
     found: Any = run["figures"]
     for key in measure.path:
+        if found is None or key not in found:
+            return None
         found = found[key]
-    return measure.sign * (found["mean"] if isinstance(found, Mapping) else found)
+    if found is None:
+        return None
+    return measure.plus + measure.sign * (found["mean"] if isinstance(found, Mapping) else found)
 
 
 def reproduction_page(found: Mapping[str, Any], described: Table) -> str:
@@ -64,7 +68,8 @@ def reproduction_page(found: Mapping[str, Any], described: Table) -> str:
         for measure in described.measures:
             cells += [row.published.get(measure.heading, "")] if measure in published else []
             cells += [_cell(runs, measure)]
-        rows.append([*cells, ", ".join(f"{value_of(run, first):.2f}" for run in runs)])
+        singly = [value for run in runs if (value := value_of(run, first)) is not None]
+        rows.append([*cells, ", ".join(f"{value:.2f}" for value in singly)])
     parts = []
     if found["quick"]:
         parts.append(
@@ -82,7 +87,15 @@ def reproduction_page(found: Mapping[str, Any], described: Table) -> str:
 
 
 def _cell(runs: Runs, measure: Measure) -> str:
-    return mean_and_error([value_of(run, measure) for run in runs]) if runs else "not measured"
+    if not runs:
+        return "not measured"
+    return _shown([value_of(run, measure) for run in runs])
+
+
+def _shown(values: Sequence[float | None]) -> str:
+    """Their mean and its error; a dash where there is no such figure."""
+    there = [value for value in values if value is not None]
+    return mean_and_error(there) if there else "–"
 
 
 def _paired(by_row: Mapping[str, Runs], more: str, less: str, described: Table) -> list[str] | None:
@@ -91,10 +104,14 @@ def _paired(by_row: Mapping[str, Runs], more: str, less: str, described: Table) 
     if not both:
         return None
     gains = [
-        [value_of(one, measure) - value_of(other, measure) for one, other in both]
+        [_less(value_of(one, measure), value_of(other, measure)) for one, other in both]
         for measure in described.measures
     ]
-    return [f"{more} − {less}", *map(mean_and_error, gains), str(len(both))]
+    return [f"{more} − {less}", *map(_shown, gains), str(len(both))]
+
+
+def _less(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else one - other
 
 
 def _made(found: Mapping[str, Any], by_row: Mapping[str, Runs]) -> str:

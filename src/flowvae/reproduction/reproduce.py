@@ -16,7 +16,7 @@ from flowvae.data import load_dataset
 from flowvae.device import choose_device
 from flowvae.errors import UserError
 from flowvae.files import replacing, write_json, write_text
-from flowvae.reproduction.description import QUICK, QUICK_FULL, QUICK_PROGRAM
+from flowvae.reproduction.description import QUICK, QUICK_CLASSIFY, QUICK_FULL, QUICK_PROGRAM
 from flowvae.reproduction.energies import energies_figure
 from flowvae.reproduction.page import reproduction_page
 from flowvae.reproduction.running import Job, chosen_rows, jobs_of, run_jobs
@@ -98,6 +98,7 @@ def reproduce(
     options: dict[str, Any] = {
         "more": more,
         "full": QUICK_FULL if quick else None,
+        "classify": QUICK_CLASSIFY if quick else None,
         "device": device,
     }
     planned = jobs_of(table, folder, rows=rows, seeds=seeds, **options)
@@ -166,7 +167,7 @@ def _read(job: Job) -> dict[str, Any] | None:
     if not job.folder.exists() or not job.done:
         return None
     figures: dict[str, Any] = {}
-    for file in ("evaluation.json", "evaluation/full.json", "energy.json"):
+    for file in ("evaluation.json", "evaluation/full.json", "energy.json", "classification.json"):
         if not (job.folder / file).exists():
             continue
         content = json.loads((job.folder / file).read_text())
@@ -174,6 +175,9 @@ def _read(job: Job) -> dict[str, Any] | None:
             figures |= {"terms": content["terms"], "samples": content["samples"]}
         elif file == "energy.json":
             figures["energy"] = content
+        elif file == "classification.json":
+            parts = ("bayes", "classifier", "log_prob", "log_prob_given_class", "samples", "count")
+            figures["classification"] = {part: content[part] for part in parts}
         else:
             parts = ("gaps", "checks", "ais", "bdmc", "refined", "quadrature")
             figures["full"] = {part: content[part] for part in parts if part in content}

@@ -65,6 +65,7 @@ def jobs_of(
     seeds: int | None = None,
     more: Mapping[str, Any] | None = None,
     full: Mapping[str, int] | None = None,
+    classify: Mapping[str, int] | None = None,
     device: str = "auto",
 ) -> list[Job]:
     """The runs of a table, under ``out``, seed by seed.
@@ -76,6 +77,7 @@ def jobs_of(
         seeds: how many; the table's if not given.
         more: settings in place of the rows' own.
         full: flags of the full evaluation in place of the table's own.
+        classify: likewise of the classification.
         device: of all runs.
 
     Raises:
@@ -90,6 +92,7 @@ def jobs_of(
                 settings = {**table.shared, **row.settings, **(more or {})}
                 if table.program is None:
                     steps = _trained(table, settings, seed, folder, full, device)
+                    steps += _classified(table, settings, folder, classify)
                 else:
                     steps = [_programmed(table.program, settings, seed, folder)]
                 jobs.append(Job(row.name, seed, folder, tuple(steps)))
@@ -173,6 +176,23 @@ def _is_trained(folder: Path, expected: Config) -> bool:
 
 def _data_of(config: Config) -> tuple[Any, ...]:
     return config.data.binarization, config.data.condition, config.data.labelled
+
+
+def _classified(
+    table: Table, settings: Mapping[str, Any], folder: Path, flags: Mapping[str, int] | None
+) -> list[Step]:
+    if table.classify is None or "condition" not in settings:
+        return []
+    chosen = {**table.classify, **(flags or {})}
+    command = ["flowvae", "classify", str(folder), "--json", *_flags(chosen)]
+
+    def done() -> bool:
+        file = folder / "classification.json"
+        if not file.exists():
+            return False
+        return json.loads(file.read_text())["samples"] == chosen["samples"]
+
+    return [Step(lambda: command, done)]
 
 
 def _is_evaluated(folder: Path, flags: Mapping[str, int]) -> bool:
