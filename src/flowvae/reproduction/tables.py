@@ -335,8 +335,8 @@ _KINGMA = Table(
     "and a prior p(z|y) that is a Gaussian for each class; MNIST binarized dynamically: "
     f"{_ADAM}, decoder_gain 3; 50 epochs at a rate of 0.003, and 16 for M2. Errors are by Bayes' "
     "rule from log p(x|y), 50 samples for each class, and for M2 also of its classifier q(y|x); "
-    "of a conditional model ELBO and bound are of log p(x|y). Which images have labels depends on no "
-    "seed: the first of each class.",
+    "of a conditional model ELBO and bound are of log p(x|y). The images with labels are the first "
+    "of each class, whatever the seed.",
     measures=(
         Measure("test ELBO", ("terms", "elbo")),
         Measure("200-sample bound", ("terms", "iw_bound")),
