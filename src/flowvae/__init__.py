@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from flowvae.api import draw_figures, resume, train
+    from flowvae.building import build_vae
     from flowvae.classification import classify
     from flowvae.classifier import FlowVAEClassifier
     from flowvae.config import PRESETS, Config, load_config, preset
