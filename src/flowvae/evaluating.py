@@ -130,7 +130,8 @@ def evaluate_full(
         run.path / "evaluation" / "full.md", full_markdown(found.summary, run.path.resolve().name)
     )
     z, _ = encode_split(model, dataset.test, run.generator(seed))
-    save_figure(evaluation_figure(found, model, z), run.figures / "evaluation.png")
+    picture = evaluation_figure(found, model, z, dataset.test.condition)
+    save_figure(picture, run.figures / "evaluation.png")
     return found
 
 

@@ -98,7 +98,8 @@ def encode_condition(
     encoded = _encoded(given, C)
     if encoded is None:
         table = _as_mapping(columns, given)
-        raw = {name: _raw(name, value) for name, value in table.items()}
+        known = {column.name: column.categories for column in columns}
+        raw = {name: _raw(name, value, known[name]) for name, value in table.items()}
         longest = max(len(column) for column in raw.values())
         total = longest if count is None else count
         raw = {name: _repeated(name, column, total) for name, column in raw.items()}
@@ -296,7 +297,7 @@ def _as_mapping(columns: Sequence[Column], given: Any) -> dict[str, Any]:
     return {names[0]: given}
 
 
-def _raw(name: str, given: Any) -> RawColumn:
+def _raw(name: str, given: Any, categories: Sequence[str]) -> RawColumn:
     if isinstance(given, Tensor):
         given = given.detach().cpu().numpy()
     values = np.atleast_1d(np.asarray(given))
@@ -307,7 +308,8 @@ def _raw(name: str, given: Any) -> RawColumn:
         return RawColumn(values, np.isnan(values))
     texts = np.array([str(value) for value in values.tolist()], object)
     numbers = [_number(text) for text in texts]
-    if all(number is not None for number in numbers):
+    named = set(texts.tolist()) <= set(categories)  # a class may be called 007
+    if not named and all(number is not None for number in numbers):
         return RawColumn(np.array(numbers, np.float64), np.zeros(len(texts), bool))
     return RawColumn(texts, np.zeros(len(texts), bool))
 

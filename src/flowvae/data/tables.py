@@ -246,7 +246,8 @@ def _encode(
         fill = 0.0 if column.fill is None else float(column.fill)
         values = np.where(missing, fill, raw.values)
         if not np.isfinite(values).all():
-            raise UserError(f"{name}: column {column.name!r}: expected finite numbers, got inf")
+            odd = values[~np.isfinite(values)][0]
+            raise UserError(f"{name}: column {column.name!r}: expected finite numbers, got {odd}")
         with np.errstate(over="ignore"):
             out[:, 0] = (values - column.mean) / column.scale
         return

@@ -18,10 +18,13 @@ from flowvae.vae import VAE
 __all__ = ["comparison_figure", "evaluation_figure"]
 
 _MOST_UNITS = 8
+_MOST_CONDITIONS = 100
 
 
 @torch.no_grad()
-def evaluation_figure(evaluation: FullEvaluation, model: VAE, z: Tensor) -> Figure:
+def evaluation_figure(
+    evaluation: FullEvaluation, model: VAE, z: Tensor, condition: Tensor | None = None
+) -> Figure:
     """Four panels: each method's log p(x), the inference gap, the reliability of the weights, and
     the aggregate posterior beside the prior.
 
@@ -29,6 +32,8 @@ def evaluation_figure(evaluation: FullEvaluation, model: VAE, z: Tensor) -> Figu
         evaluation: all of it.
         model: for its prior.
         z: one draw z ~ q(z|x) for each of many data, (N, D).
+        condition: of these data, encoded, (N, C), if the model has one: the prior is then the mean
+            of p(z|y) over them.
     """
     summary = evaluation.summary
     figure = new_figure(11, 8.2)
@@ -36,7 +41,7 @@ def evaluation_figure(evaluation: FullEvaluation, model: VAE, z: Tensor) -> Figu
     _methods(axes[0, 0], evaluation)
     _gaps(axes[0, 1], summary)
     _reliability(axes[1, 0], evaluation)
-    _aggregate(axes[1, 1], model, z)
+    _aggregate(axes[1, 1], model, z, condition)
     for panel in axes.flat:
         panel.spines[["top", "right"]].set_visible(False)
     name = "pseudo-likelihoods of grey pixels" if summary["pseudo_likelihood"] else "test data"
@@ -127,13 +132,13 @@ def _reliability(panel: Axes, evaluation: FullEvaluation) -> None:
     )
 
 
-def _aggregate(panel: Axes, model: VAE, z: Tensor) -> None:
+def _aggregate(panel: Axes, model: VAE, z: Tensor, condition: Tensor | None) -> None:
     """q(z) over the data against p(z)."""
     if model.latent_dim == 2:
-        _aggregate_plane(panel, model, z)
+        _aggregate_plane(panel, model, z, condition)
         return
     generator = torch.Generator(next(model.parameters()).device).manual_seed(0)
-    prior = model.prior().rsample((len(z),), generator).cpu().numpy()
+    prior = model.draw_prior(len(z), generator, condition)[0].cpu().numpy()
     # The dimensions that carry most: farthest from the prior's spread about its mean.
     order = np.argsort(-np.abs(np.log(z.numpy().std(0) / prior.std(0))))[:_MOST_UNITS]
     for place, d in enumerate(order):
@@ -147,14 +152,14 @@ def _aggregate(panel: Axes, model: VAE, z: Tensor) -> None:
     panel.set_title("Aggregate posterior (left, blue)\nbeside the prior (right, orange)")
 
 
-def _aggregate_plane(panel: Axes, model: VAE, z: Tensor) -> None:
+def _aggregate_plane(panel: Axes, model: VAE, z: Tensor, condition: Tensor | None) -> None:
     parameter = next(model.parameters())
     low, high = z.min(0).values, z.max(0).values
     low, high = torch.minimum(low, -high.abs()), torch.maximum(high, low.abs())
     panel.hist2d(*z.numpy().T, bins=80, cmap=DENSITY, density=True)
     axes = [torch.linspace(float(low[d]), float(high[d]), 121) for d in range(2)]
     mesh = torch.stack(torch.meshgrid(*axes, indexing="xy"), -1).to(parameter)
-    density = model.prior().log_prob(mesh).exp().cpu().numpy()
+    density = _prior_density(model, mesh, condition).cpu().numpy()
     levels = density.max() * np.exp(-0.5 * np.array([3.0, 2.0, 1.0]) ** 2)
     panel.contour(*(axis.numpy() for axis in axes), density, levels=levels, colors=ORANGE)
     panel.set_facecolor("#440154")
@@ -163,6 +168,17 @@ def _aggregate_plane(panel: Axes, model: VAE, z: Tensor) -> None:
         ylabel="z₂",
         title="Aggregate posterior, and the prior in orange\n(e^-½, e^-2 and e^-4.5 of its peak)",
     )
+
+
+def _prior_density(model: VAE, z: Tensor, condition: Tensor | None) -> Tensor:
+    """p(z), or the mean of p(z|y) over conditions, of many some evenly over them."""
+    if condition is None:
+        return model.prior_given(None).log_prob(z).exp()
+    every, counts = condition.unique(dim=0, return_counts=True)
+    some = torch.linspace(0, len(every) - 1, min(len(every), _MOST_CONDITIONS)).round().long()
+    weights = counts[some] / counts[some].sum()
+    parts = zip(every[some].to(z), weights.tolist(), strict=True)
+    return sum((w * model.prior_given(y).log_prob(z).exp() for y, w in parts), z.new_zeros(()))
 
 
 def comparison_figure(comparison: Comparison) -> Figure:
