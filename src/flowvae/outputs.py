@@ -139,11 +139,22 @@ def encode(
 
 
 @torch.no_grad()
-def decoded_means(model: VAE, z: torch.Tensor) -> torch.Tensor:
-    """The means of p(x|z) at z (..., D), as (..., P) on the CPU; not many are decoded at once."""
-    parts = z.reshape(-1, z.shape[-1]).split(model.draws_at_once())
-    means = torch.cat([model.decode(part).mean.cpu() for part in parts])
-    return means.reshape(*z.shape[:-1], -1)
+def decoded_means(
+    model: VAE, z: torch.Tensor, condition: torch.Tensor | None = None
+) -> torch.Tensor:
+    """The means of p(x|z) at z (..., D), as (..., P) on the CPU; not many are decoded at once.
+
+    Of a conditional model those of p(x|z, y) at conditions y (..., C), encoded.
+    """
+    at_once = model.draws_at_once()
+    parts = z.reshape(-1, z.shape[-1]).split(at_once)
+    if condition is None:
+        means = [model.decode(part).mean.cpu() for part in parts]
+    else:
+        every = condition.expand(*z.shape[:-1], -1).reshape(-1, condition.shape[-1]).split(at_once)
+        pairs = zip(parts, every, strict=True)
+        means = [model.decode(part, given).mean.cpu() for part, given in pairs]
+    return torch.cat(means).reshape(*z.shape[:-1], -1)
 
 
 def _refined(run: Run, steps: int) -> VAE:

@@ -20,8 +20,8 @@ from flowvae.explorer.stored import stored_answers
 from flowvae.figures.images import is_image
 from flowvae.figures.style import BLUE, DENSITY, class_colors
 from flowvae.figures.walks import value_names
+from flowvae.latent_ways import axis_name, principal_directions
 from flowvae.runs import Run
-from flowvae.traversal import axis_name, principal_directions
 from flowvae.vae import VAE
 
 __all__ = ["page_content"]
