@@ -64,7 +64,7 @@ class GatedConv(nn.Module):
     @classmethod
     def encoder(
         cls,
-        data_shape: Sequence[int],
+        data_shape: Sequence[int] | ImageShape,
         hidden_dims: Widths = (500,),
         channels: Widths = _CHANNELS,
     ) -> GatedConv:

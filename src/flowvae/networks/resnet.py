@@ -71,7 +71,7 @@ class ResNet(nn.Module):
     @classmethod
     def encoder(
         cls,
-        data_shape: Sequence[int],
+        data_shape: Sequence[int] | ImageShape,
         hidden_dims: Widths = (500,),
         channels: Widths = _CHANNELS,
         activation: Activation = "relu",
