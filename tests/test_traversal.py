@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
 import flowvae
 from flowvae.config import resolve_config
-from flowvae.data import Dataset
+from flowvae.data import Column, Dataset
+from flowvae.data.conditions import encode_condition, with_labels_as_condition
+from flowvae.data.dataset import adopt
+from flowvae.latent_ways import lerp, slerp
 from flowvae.runs import Run
-from flowvae.traversal import _lerp, _slerp
 from tests.conftest import blobs
 from tests.helpers.making import call, seeded
 
@@ -120,7 +124,7 @@ def test_an_arc_turns_and_grows_evenly(D):
     t = np.linspace(0, 1, 11)
     for _ in range(20):
         a, b = rng.normal(size=(2, D)) * rng.uniform(0.1, 5, (2, 1))
-        z = _slerp(a, b, t)
+        z = slerp(a, b, t)
         assert np.allclose(z[[0, -1]], [a, b], atol=1e-12)
         lengths = np.linalg.norm(z, axis=1)
         assert np.allclose(np.diff(lengths), (lengths[-1] - lengths[0]) / 10, atol=1e-12)
@@ -136,8 +140,8 @@ def test_an_arc_turns_and_grows_evenly(D):
 )
 def test_where_there_is_no_arc_the_way_is_straight(a, b):
     t = np.linspace(0, 1, 5)
-    assert np.allclose(_slerp(np.array(a), np.array(b), t), _lerp(np.array(a), np.array(b), t))
-    assert np.allclose(_slerp(np.array(a[:1]), np.array(b[:1]), t)[[0, -1], 0], [a[0], b[0]])
+    assert np.allclose(slerp(np.array(a), np.array(b), t), lerp(np.array(a), np.array(b), t))
+    assert np.allclose(slerp(np.array(a[:1]), np.array(b[:1]), t)[[0, -1], 0], [a[0], b[0]])
 
 
 def test_interpolation_ends_at_the_latent_means(run):
@@ -267,3 +271,103 @@ def test_a_table(tmp_path):
     way = flowvae.interpolate(run, run.dataset.test.values()[0], 1)
     assert way.figure().axes[0].lines[1].get_ydata().tolist() == way.ends[:, 0].tolist()
     assert found._repr_png_().startswith(b"\x89PNG")
+
+
+def conditional(tmp_path, prior="normal", **options) -> Run:
+    """Two classes beside images of 6 x 5; every weight large enough to matter."""
+    columns = (Column("kind", "categorical", ("cat", "dog")),)
+    config = resolve_config(
+        hidden_dims=(8,), posterior="gaussian", condition=("labels",), prior=prior, **options
+    )
+    images, kinds = blobs(60, (6, 5))
+    data = Dataset.from_arrays(images[:20], images[20:], kinds[:20], kinds[20:])
+    data = with_labels_as_condition(dataclasses.replace(data, label_names=("cat", "dog")), columns)
+    model = flowvae.build_vae(config, (6, 5), condition=columns).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=seeded(1)))
+    return Run(tmp_path, config, model, data)
+
+
+def decoded(run: Run, z: np.ndarray, condition: str) -> np.ndarray:
+    with torch.no_grad():
+        places = torch.from_numpy(z).reshape(-1, z.shape[-1])
+        y = encode_condition(run.model.condition, condition, len(places))
+        return run.model.decode(places, y).mean.reshape(*z.shape[:-1], 6, 5).numpy()
+
+
+def test_a_conditional_run_is_walked_under_one_condition(tmp_path):
+    run = conditional(tmp_path)
+    rows = run.dataset.test.rows(slice(2))
+    own = [("cat", "dog")[int(row[-1])] for row in rows]
+    with torch.no_grad():
+        means = run.model.posterior(rows).loc.numpy()
+    found = flowvae.traverse(run, 0, steps=3)
+    assert np.allclose(found.z[:, 1], means[0], atol=1e-6)
+    assert np.allclose(found.values, decoded(run, found.z, own[0]), atol=1e-6)
+    # The deviation is that of p(z|y), under the condition that is decoded under.
+    for kind in ("cat", "dog"):
+        found = flowvae.traverse(run, 0, steps=3, condition=kind)
+        assert np.allclose(found.z[:, 1], means[0], atol=1e-6)
+        assert np.allclose(found.values, decoded(run, found.z, kind), atol=1e-6)
+        prior = run.model.prior(encode_condition(run.model.condition, kind)[0])
+        assert np.allclose(found.deviations, prior.stddev.detach().numpy(), rtol=1e-5)
+        middle = flowvae.traverse(run, steps=3, condition=kind).z[0, 1]
+        assert np.allclose(middle, prior.mean.detach().numpy(), atol=1e-6)
+    # An array has no condition of its own: it is encoded under the one that is given.
+    found = flowvae.traverse(run, rows[0, :30].numpy(), steps=3, condition="dog")
+    with torch.no_grad():
+        mean = run.model.posterior(rows[:1, :30], "dog").loc[0].numpy()
+    assert np.allclose(found.z[:, 1], mean, atol=1e-6)
+
+
+@pytest.mark.parametrize("prior", ["normal", "flow", "gaussian_mixture", "standard_normal"])
+def test_from_one_condition_to_another(tmp_path, prior):
+    run = conditional(tmp_path, prior)
+    flowvae.traverse(run, steps=3, condition="cat")
+    found = flowvae.interpolate(run, 0, 0, steps=5, condition=["cat", "dog"])
+    assert (found.z == found.z[0]).all()
+    assert np.allclose(found.values[0], decoded(run, found.z[:1], "cat")[0], atol=1e-6)
+    assert np.allclose(found.values[-1], decoded(run, found.z[:1], "dog")[0], atol=1e-6)
+    half = torch.full((1, 2), 0.5)
+    with torch.no_grad():
+        middle = run.model.decode(torch.from_numpy(found.z[:1]), half).mean.numpy()
+    assert np.allclose(found.values[2].reshape(-1), middle[0], atol=1e-6)
+    out = tmp_path / "way.npz"
+    labels = run.dataset.test.labels
+    other = int((labels != labels[0]).nonzero()[0])
+    found = flowvae.interpolate(run, 0, other, steps=3, out=out)
+    kind = ("cat", "dog")[int(labels[0])]
+    assert np.allclose(found.values, decoded(run, found.z, kind), atol=1e-6)
+    with np.load(out) as arrays:
+        assert (arrays["condition"] == np.eye(2)[int(labels[0])]).all()
+
+
+def test_conditions_that_are_wrong_are_one_line(tmp_path, run):
+    mine = conditional(tmp_path)
+    expected = r"condition: expected kind \(one of cat, dog\), got none"
+    with pytest.raises(flowvae.UserError, match=expected):
+        flowvae.traverse(mine)
+    with pytest.raises(flowvae.UserError, match=expected):
+        flowvae.interpolate(mine, np.zeros((6, 5)), 1)
+    with pytest.raises(flowvae.UserError, match="expected one of cat, dog, got 'bird'"):
+        flowvae.traverse(mine, 0, condition="bird")
+    with pytest.raises(flowvae.UserError, match="condition: expected 1 or 2, got 3"):
+        flowvae.interpolate(mine, condition=["cat", "dog", "cat"])
+    with pytest.raises(flowvae.UserError, match="the model is not conditional"):
+        flowvae.traverse(run, 0, condition="cat")
+
+
+def test_walks_where_values_are_missing(tmp_path):
+    config = resolve_config(hidden_dims=(8,), posterior="gaussian", missing="model")
+    images, _ = blobs(60, (6, 5))
+    gaps = np.where(np.random.default_rng(0).random(images.shape) < 0.3, np.nan, images)
+    splits = [adopt(part, None, "gaps", missing=True) for part in (gaps[:20], gaps[20:])]
+    data = Dataset("gaps", *splits, (6, 5))
+    run = Run(tmp_path, config, flowvae.build_vae(config, (6, 5)).eval(), data)
+    found = flowvae.traverse(run, gaps[20], steps=3, out=tmp_path / "walk.png")
+    assert np.isfinite(found.values).all()
+    assert found.z.tolist() == flowvae.traverse(run, 0, steps=3).z.tolist()
+    way = flowvae.interpolate(run, 0, 1, out=tmp_path / "way.png")
+    assert np.isfinite(way.values).all()
+    assert np.isnan(way.ends).any()

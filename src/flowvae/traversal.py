@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,34 +11,26 @@ import torch
 from torch import Tensor
 
 from flowvae.data import Column, Dataset
+from flowvae.data.conditions import encode_condition
 from flowvae.data.dataset import adopt
 from flowvae.distributions import DiagonalGaussian, LatentDistribution
 from flowvae.errors import UserError, shown
 from flowvae.evaluation import encode_split
 from flowvae.files import suffix_among, write_npz
+from flowvae.latent_ways import Directions, lerp, slerp, unit_vectors
 from flowvae.likelihoods.support import check_support
 from flowvae.outputs import decoded_means
 from flowvae.runs import Run, RunLike, opened
+from flowvae.vae import VAE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = [
-    "Directions",
-    "Interpolation",
-    "Traversal",
-    "axis_name",
-    "interpolate",
-    "principal_directions",
-    "traverse",
-]
-
-Directions = Literal["axes", "principal"] | Sequence[int] | np.ndarray
+__all__ = ["Directions", "Interpolation", "Traversal", "interpolate", "traverse"]
 
 _MEAN_DRAWS = 1000  # of q(z|x), where its mean has no formula
 _SPREAD_DRAWS = 10_000  # of the prior, where its covariance has none; data of the aggregate
 _MOST_STEPS = 1000
-_SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -121,6 +112,7 @@ def traverse(
     *,
     directions: Directions = "axes",
     num: int | None = None,
+    condition: Any = None,
     steps: int = 9,
     reach: float = 3.0,
     unit: Literal["prior", "aggregate"] = "prior",
@@ -132,7 +124,8 @@ def traverse(
     """Decode z = z₀ + o σ_v v along directions v, at offsets o from -reach to reach.
 
     σ_v = √(vᵀ Σ v) is the deviation along the unit vector v of the prior, or of the aggregate
-    posterior, z ~ q(z|x) over the test data.
+    posterior, z ~ q(z|x) over the test data. Of a conditional run all is decoded, and the prior
+    taken, under one condition y.
 
     Args:
         run: a run, or its folder.
@@ -142,6 +135,10 @@ def traverse(
         directions: ``"axes"`` of latent space; ``"principal"`` for those of the aggregate
             posterior, the largest variance first; numbers of axes, from 0; or an array (n, D).
         num: the first so many of them; all if not given.
+        condition: y, for a conditional run: a class or a number, of several columns a mapping from
+            their names to such. If not given, that of the test datum which ``start`` names; an
+            array as ``start``, and the prior's mean, need one. A test datum is encoded under its
+            own condition.
         steps: how many z on each; an odd number has z₀ in its middle.
         reach: the largest offset.
         unit: whose deviation an offset of 1 is: of the ``"prior"`` or of the ``"aggregate"``
@@ -172,16 +169,19 @@ def traverse(
         raise UserError(f"unit: expected prior or aggregate, got {shown(unit)}")
     suffix = None if out is None else suffix_among(out, ".png", ".npz")
     run = opened(run, device, data)
-    prior = run.model.prior()
-    if start is None:
+    y = _given(run.model, condition, 1)
+    rows = None if start is None else _datum(run, "start", start, y)
+    y = run.model.parts(rows)[1] if y is None and rows is not None else y
+    prior = _prior(run.model, y)
+    if rows is None:
         z_0 = _mean(prior, run.generator(seed))
     else:
-        z_0 = _mean(run.model.posterior(_datum(run, "start", start)), run.generator(seed))[0]
+        z_0 = _mean(run.model.posterior(rows), run.generator(seed))[0]
     # Draws of their own: directions and deviations do not depend on the start.
     aggregate = None
     if unit == "aggregate" or (isinstance(directions, str) and directions == "principal"):
         aggregate = _aggregate_covariance(run, run.generator(seed))
-    v, names = _unit_vectors(directions, run.model.latent_dim, aggregate)
+    v, names = unit_vectors(directions, run.model.latent_dim, aggregate)
     v, names = v[:num], names[:num]
     spread = aggregate if unit == "aggregate" else None
     spread = _covariance(prior, run.generator(seed)) if spread is None else spread
@@ -189,11 +189,12 @@ def traverse(
     offsets = np.linspace(-reach, reach, steps)
     moves = offsets[:, None] * (deviations[:, None] * v)[:, None]
     z = (z_0.double().cpu().numpy() + moves).astype(np.float32)
-    values = _decoded(run, z)
+    values = _decoded(run, z, y)
     found = Traversal(z, values, offsets, v, deviations, names, run.model.columns)
     if out is not None and suffix is not None:
         arrays = {"directions": v, "deviations": deviations, "names": np.array(names)}
-        _write(out, suffix, found, {"z": z, "values": values, "offsets": offsets, **arrays})
+        arrays |= {"z": z, "values": values, "offsets": offsets}
+        _write(out, suffix, found, arrays, y)
     return found
 
 
@@ -203,6 +204,7 @@ def interpolate(
     first: int | np.ndarray | Tensor = 0,
     last: int | np.ndarray | Tensor = 1,
     *,
+    condition: Any = None,
     steps: int = 9,
     path: Literal["linear", "spherical"] = "linear",
     out: str | Path | None = None,
@@ -223,6 +225,11 @@ def interpolate(
         first: a datum: its number among the test data, or an array of the run's data shape with
             values as :attr:`flowvae.Run.dataset` has them (uint8: 255 is 1).
         last: another.
+        condition: y, for a conditional run, which all z are decoded under: a class or a number, of
+            several columns a mapping from their names to such. Of two of them the first one is y at
+            t = 0 and the other at t = 1, with (1 - t) y₀ + t y₁ between; at ``first`` = ``last`` z
+            stays, and the condition alone changes. If not given, that of ``first``. Test data are
+            encoded under their own conditions, arrays under this one.
         steps: how many z, both ends among them.
         path: as above.
         out: also write it, as a picture (``.png``) or as arrays (``.npz``).
@@ -252,15 +259,21 @@ def interpolate(
     suffix = None if out is None else suffix_among(out, ".png", ".npz")
     run = opened(run, device, data)
     generator = run.generator(seed)
-    x = torch.cat([_datum(run, "first", first), _datum(run, "last", last)])
-    a, b = _mean(run.model.posterior(x), generator).double().cpu().numpy()
+    y = _given(run.model, condition, 2)
+    one, other = (None, None) if y is None else (y[:1], y[-1:])
+    rows = torch.cat([_datum(run, "first", first, one), _datum(run, "last", last, other)])
+    a, b = _mean(run.model.posterior(rows), generator).double().cpu().numpy()
     t = np.linspace(0, 1, steps)
-    z = (_slerp(a, b, t) if path == "spherical" else _lerp(a, b, t)).astype(np.float32)
-    values = _decoded(run, z)
+    z = (slerp(a, b, t) if path == "spherical" else lerp(a, b, t)).astype(np.float32)
+    x, own = run.model.parts(rows)
+    y = own[:1] if y is None and own is not None else y
+    if y is not None:
+        y = torch.lerp(y[:1], y[-1:], torch.from_numpy(t).to(y)[:, None])
+    values = _decoded(run, z, y)
     ends = x.cpu().reshape(2, *run.model.data_shape).numpy()
     found = Interpolation(z, values, t, ends, run.model.columns)
     if out is not None and suffix is not None:
-        _write(out, suffix, found, {"z": z, "values": values, "t": t, "ends": ends})
+        _write(out, suffix, found, {"z": z, "values": values, "t": t, "ends": ends}, y)
     return found
 
 
@@ -271,14 +284,33 @@ def _check_counts(steps: int, num: int | None = None) -> None:
         raise UserError(f"num: expected at least 1, got {num}")
 
 
-def _datum(run: Run, what: str, given: int | np.ndarray | Tensor) -> Tensor:
-    """One datum, (1, P), where the model is."""
+def _given(model: VAE, condition: Any, most: int) -> Tensor | None:
+    """A condition as numbers, (1, C) or up to ``most`` of them, where the model is."""
+    if condition is None:
+        return None
+    y = encode_condition(model.condition, condition)
+    if len(y) > most:
+        raise UserError(f"condition: expected {' or '.join('12'[:most])}, got {len(y)}")
+    return y.to(next(model.parameters()))
+
+
+def _prior(model: VAE, condition: Tensor | None) -> LatentDistribution:
+    """p(z), or p(z|y), of no batch; a conditional model without a condition is an error."""
+    if model.condition is not None and condition is None:
+        encode_condition(model.condition, None)  # says what is expected
+    return model.prior_given(None if condition is None else condition[0])
+
+
+def _datum(
+    run: Run, what: str, given: int | np.ndarray | Tensor, condition: Tensor | None
+) -> Tensor:
+    """One datum as a row, (1, P + C), where the model is; an array has the condition given."""
     device = next(run.model.parameters()).device
     if isinstance(given, int | np.integer) and not isinstance(given, bool):
         count = len(run.dataset.test)
         if not 0 <= given < count:
             raise UserError(f"{what}: expected 0 to {count - 1}, a test datum; got {given}")
-        return run.dataset.test.values(slice(int(given), int(given) + 1)).to(device)
+        return run.dataset.test.rows(slice(int(given), int(given) + 1)).to(device)
     array = given.detach().cpu().numpy() if isinstance(given, Tensor) else np.asarray(given)
     shape = run.model.data_shape
     if array.shape not in (shape, (run.model.data_dim,)):
@@ -286,12 +318,15 @@ def _datum(run: Run, what: str, given: int | np.ndarray | Tensor) -> Tensor:
             f"{what}: expected the number of a test datum or an array of shape {shape}, got "
             f"{shown(given) if array.ndim == 0 else f'shape {array.shape}'}"
         )
-    split = adopt(array[None], None, what)
+    split = adopt(array[None], None, what, missing=run.model.missing)
     check_support(
         run.config.model.likelihood,
         Dataset(what, split, split, shape, columns=run.model.columns),
     )
-    return split.values().to(device)
+    values = split.values().to(device)
+    if run.model.condition is not None and condition is None:
+        encode_condition(run.model.condition, None)  # says what is expected
+    return values if condition is None else run.model.rows(values, condition)
 
 
 def _mean(p: LatentDistribution, generator: torch.Generator) -> Tensor:
@@ -321,78 +356,22 @@ def _covariance_of(z: Tensor) -> np.ndarray:
     return np.atleast_2d(np.cov(z.double().cpu().numpy().T))
 
 
-def _unit_vectors(
-    directions: Directions, D: int, aggregate: np.ndarray | None
-) -> tuple[np.ndarray, tuple[str, ...]]:
-    """(n, D), and their names."""
-    if isinstance(directions, str):
-        if directions == "principal" and aggregate is not None:
-            return principal_directions(aggregate)
-        if directions != "axes":
-            raise UserError(
-                "directions: expected axes, principal, numbers of axes or an array (n, D), got "
-                f"{shown(directions)}"
-            )
-        return np.eye(D), tuple(map(axis_name, range(D)))
-    given = np.asarray(directions)
-    if given.ndim == 1 and given.size and given.dtype.kind in "iu":
-        if given.min() < 0 or given.max() >= D:
-            raise UserError(f"directions: expected axes 0 to {D - 1}, got {shown(directions)}")
-        return np.eye(D)[given], tuple(map(axis_name, given))
-    if given.ndim != 2 or given.shape[1] != D or not len(given) or given.dtype.kind not in "fiu":
-        raise UserError(
-            f"directions: expected numbers of axes or an array (n, {D}), got {given.dtype} "
-            f"{given.shape}"
-        )
-    length = np.linalg.norm(given.astype(np.float64), axis=1, keepdims=True)
-    if not (np.isfinite(length) & (length > 0)).all():
-        raise UserError("directions: expected finite vectors other than 0")
-    return given / length, tuple(f"direction {n + 1}" for n in range(len(given)))
-
-
-def axis_name(d: int) -> str:
-    """z₁, z₂ and so on, of the latent axis d, which counts from 0."""
-    return f"z{d + 1}".translate(_SUBSCRIPTS)
-
-
-def principal_directions(covariance: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Eigenvectors, the largest variance first; the largest entry of each is positive."""
-    variances, vectors = np.linalg.eigh(covariance)
-    variances, v = variances[::-1], vectors.T[::-1]
-    largest = np.take_along_axis(v, np.abs(v).argmax(1)[:, None], 1)
-    share = variances / variances.sum()
-    return v * np.sign(largest), tuple(f"component {n + 1} ({s:.0%})" for n, s in enumerate(share))
-
-
-def _lerp(a: np.ndarray, b: np.ndarray, t: np.ndarray) -> np.ndarray:
-    return (1 - t)[:, None] * a + t[:, None] * b
-
-
-def _slerp(a: np.ndarray, b: np.ndarray, t: np.ndarray) -> np.ndarray:
-    lengths = np.linalg.norm(a), np.linalg.norm(b)
-    if min(lengths) == 0:
-        return _lerp(a, b, t)
-    u, w = a / lengths[0], b / lengths[1]
-    # Exact at small angles and near π, where the cosine is not.
-    angle = 2 * np.arctan2(np.linalg.norm(u - w), np.linalg.norm(u + w))
-    if np.sin(angle) < 1e-6:
-        return _lerp(a, b, t)
-    turned = np.sin((1 - t) * angle)[:, None] * u + np.sin(t * angle)[:, None] * w
-    length = (1 - t) * lengths[0] + t * lengths[1]
-    return length[:, None] * turned / np.sin(angle)
-
-
-def _decoded(run: Run, z: np.ndarray) -> np.ndarray:
+def _decoded(run: Run, z: np.ndarray, condition: Tensor | None) -> np.ndarray:
     place = next(run.model.parameters())
-    means = decoded_means(run.model, torch.from_numpy(z).to(place))
+    means = decoded_means(run.model, torch.from_numpy(z).to(place), condition)
     return means.reshape(*z.shape[:-1], *run.model.data_shape).numpy()
 
 
 def _write(
-    out: str | Path, suffix: str, found: Traversal | Interpolation, arrays: dict[str, np.ndarray]
+    out: str | Path,
+    suffix: str,
+    found: Traversal | Interpolation,
+    arrays: dict[str, np.ndarray],
+    condition: Tensor | None,
 ) -> None:
     if suffix == ".npz":
-        write_npz(out, arrays)
+        more = {} if condition is None else {"condition": condition.cpu().numpy()}
+        write_npz(out, {**arrays, **more})
         return
     from flowvae.figures import save_figure
 

@@ -20,6 +20,11 @@ from flowvae.errors import UserError
 __all__ = ["interpolate", "traverse"]
 
 _DATUM = click.IntRange(0, 2**63 - 1)
+_condition = click.option(
+    "--condition",
+    help="Of a conditional run, what all is decoded under: a class or number, or NAME=VALUE for "
+    "each column, with commas between.  [the test datum's own]",
+)
 _steps = click.option(
     "--steps", type=click.IntRange(2, 1000), default=9, help="How many z on a way.  [9]"
 )
@@ -36,6 +41,7 @@ _steps = click.option(
     help="axes; principal, those of q(z|x) over the test data; or axes by number, as 0,3.  [axes]",
 )
 @click.option("--num", type=click.IntRange(1, 10**9), help="The first so many of them.  [all]")
+@_condition
 @_steps
 @click.option(
     "--reach", type=click.FloatRange(0, min_open=True), default=3.0, help="Deviations.  [3]"
@@ -50,7 +56,12 @@ _steps = click.option(
 @data_option
 @seed_option
 def traverse(
-    run: Path, datum: int | None, directions: str, out: Path | None, **options: Any
+    run: Path,
+    datum: int | None,
+    directions: str,
+    condition: str | None,
+    out: Path | None,
+    **options: Any,
 ) -> None:
     """Decode z along directions of latent space."""
     chosen: Any = directions
@@ -62,11 +73,13 @@ def traverse(
             )
         chosen = [int(axis) for axis in directions.split(",")]
 
+    from flowvae.data.condition_texts import condition_from_text
     from flowvae.traversal import traverse as run_traverse
 
     opened = open_with(run, options)
+    given = None if condition is None else condition_from_text(opened.model.condition, condition)
     out = out or opened.path / "traversal.png"
-    run_traverse(opened, datum, directions=chosen, out=out, **options)
+    run_traverse(opened, datum, directions=chosen, condition=given, out=out, **options)
     click.echo(f"Wrote {out}")
 
 
@@ -80,6 +93,12 @@ def traverse(
     metavar="N M",
     help="Two test data by their numbers.  [0 1]",
 )
+@_condition
+@click.option(
+    "--to-condition",
+    metavar="TEXT",
+    help="What the way ends under, where it is to change the condition as well.",
+)
 @_steps
 @click.option(
     "--path",
@@ -90,11 +109,33 @@ def traverse(
 @out_option("A .png or .npz file.  [RUN/interpolation.png]")
 @data_option
 @seed_option
-def interpolate(run: Path, between: tuple[int, int], out: Path | None, **options: Any) -> None:
-    """Decode z on the way from one test datum to another."""
+def interpolate(
+    run: Path,
+    between: tuple[int, int],
+    condition: str | None,
+    to_condition: str | None,
+    out: Path | None,
+    **options: Any,
+) -> None:
+    """Decode z on the way from one test datum to another.
+
+    Of a conditional run, under the condition of the first; or under --condition, or on the way from
+    it to --to-condition.
+    """
+    if to_condition is not None and condition is None:
+        raise UserError("to-condition: expected --condition beside it, what the way begins under")
+
+    from torch import cat
+
+    from flowvae.data.condition_texts import condition_from_text
+    from flowvae.data.conditions import encode_condition
     from flowvae.traversal import interpolate as run_interpolate
 
-    opened = open_with(run, options)
+    opened, given = open_with(run, options), None
+    if condition is not None:
+        columns = opened.model.condition
+        ends = [condition] if to_condition is None else [condition, to_condition]
+        given = cat([encode_condition(columns, condition_from_text(columns, t), 1) for t in ends])
     out = out or opened.path / "interpolation.png"
-    run_interpolate(opened, *between, out=out, **options)
+    run_interpolate(opened, *between, condition=given, out=out, **options)
     click.echo(f"Wrote {out}")

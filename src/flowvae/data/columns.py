@@ -13,6 +13,7 @@ __all__ = [
     "Column",
     "columns_from_json",
     "columns_to_json",
+    "condition_in_words",
     "encoded_slices",
     "encoded_width",
     "is_constant",
@@ -111,6 +112,21 @@ def encoded_slices(columns: Sequence[Column]) -> list[slice]:
         found.append(slice(start, start + column.width))
         start += column.width
     return found
+
+
+def condition_in_words(columns: Sequence[Column]) -> str:
+    """What something is conditioned on, for people.
+
+    Examples:
+        >>> condition_in_words([Column("label", "categorical", ("cat", "dog"))])
+        'label (2 classes)'
+        >>> condition_in_words([Column("age", "numeric"), Column("sex", "binary", ("f", "m"))])
+        'age, sex'
+    """
+    if len(columns) == 1 and columns[0].kind != "numeric":
+        return f"{columns[0].name} ({len(columns[0].categories)} classes)"
+    more = f" and {len(columns) - 8} more" if len(columns) > 8 else ""
+    return ", ".join(column.name for column in columns[:8]) + more
 
 
 def columns_to_json(columns: Sequence[Column] | None) -> list[dict[str, Any]] | None:

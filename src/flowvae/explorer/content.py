@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,18 @@ from matplotlib.colors import to_hex
 from torch import Tensor
 
 from flowvae.data import Split
+from flowvae.data.columns import columns_to_json, condition_in_words
+from flowvae.errors import UserError
 from flowvae.evaluation import encode_split
 from flowvae.evaluation.quadrature import latent_box
 from flowvae.explorer.arrays import Arrays
 from flowvae.explorer.live import live_model, why_not_live
-from flowvae.explorer.stored import stored_answers
+from flowvae.explorer.stored import chosen_classes, stored_answers
 from flowvae.figures.images import is_image
 from flowvae.figures.style import BLUE, DENSITY, class_colors
 from flowvae.figures.walks import value_names
+from flowvae.latent_ways import axis_name, principal_directions
 from flowvae.runs import Run
-from flowvae.traversal import axis_name, principal_directions
 from flowvae.vae import VAE
 
 __all__ = ["page_content"]
@@ -40,6 +43,7 @@ def page_content(run: Run) -> tuple[dict[str, Any], str]:
     """The description of a page, for JSON, and its numbers as base64."""
     model, arrays = run.model.eval(), Arrays()
     test, D = run.dataset.test, model.latent_dim
+    _check_known(test)
     device = next(model.parameters()).device
     reason = why_not_live(model)
     image = is_image(model.data_shape)
@@ -51,8 +55,9 @@ def page_content(run: Run) -> tuple[dict[str, Any], str]:
     least = 4 if reason else 20
     wanted = max(least, min(wanted, _EXAMPLE_BYTES // (model.data_dim * (1 if image else 4))))
     examples = test.at_most(wanted)
-    x = examples.rows().to(device)
-    means = _means(model, x)
+    rows = examples.rows().to(device)
+    x, condition = model.parts(rows)
+    means = _means(model, rows)
     box = latent_box(model, scattered.rows().to(device), z[None])
     shape = _shape(model, x, image)
     span = (shape["low"], shape["high"]) if image else None
@@ -60,13 +65,8 @@ def page_content(run: Run) -> tuple[dict[str, Any], str]:
     spec = {
         "title": f"{run.config.model.posterior.name} posterior, {Path(run.dataset.name).name}",
         "about": _about(run),
-        "note": ""
-        if reason is None
-        else f"This run has {reason}, which the page does not compute: it shows what was computed "
-        f"for {len(x)} test data when it was made.",
-        "measure": f"log p(x) is a {run.measure}."
-        if run.measure.startswith("pseudo")
-        else f"log p(x) is the logarithm of a {run.measure}.",
+        "note": _note(model, reason, len(x)),
+        "measure": _measure(run),
         "latent_dim": D,
         "data_dim": model.data_dim,
         "shape": shape,
@@ -85,7 +85,9 @@ def page_content(run: Run) -> tuple[dict[str, Any], str]:
             "x": arrays.add_values(x),
             "label": _codes(examples, codes, arrays),
             "mean": arrays.add(means),
+            "condition": None if condition is None else arrays.add(condition),
         },
+        "condition": _condition(model),
         "directions": {
             "names": directions["names"],
             "scales": directions["scales"],
@@ -95,16 +97,59 @@ def page_content(run: Run) -> tuple[dict[str, Any], str]:
             "origin": arrays.add(z.mean(0)),
         },
         "model": None if reason else live_model(model, arrays),
-        "stored": stored_answers(model, x, means, directions, box, span, arrays)
+        "stored": stored_answers(model, rows, means, directions, box, span, arrays)
         if reason
         else None,
     }
     return {**spec, "arrays": arrays.about}, arrays.base64()
 
 
+def _check_known(test: Split) -> None:
+    """See that the condition of every test datum is known, for it is encoded under it."""
+    if test.condition is not None and (unknown := int(test.condition.isnan().any(1).sum())):
+        raise UserError(
+            f"condition: expected that of each of the test data, got none for {unknown} of "
+            f"{len(test)}"
+        )
+
+
+def _note(model: VAE, reason: str | None, count: int) -> str:
+    if reason is None:
+        return ""
+    note = (
+        f"This run has {reason}, which the page does not compute: it shows what was computed "
+        f"for {count} test data when it was made."
+    )
+    if model.condition is not None and chosen_classes(model.condition) is None:
+        note += " Each is under its own condition."
+    return note
+
+
+def _measure(run: Run) -> str:
+    given = "x" if run.model.condition is None else "x|y"
+    kind = run.measure if run.measure.startswith("pseudo") else f"logarithm of a {run.measure}"
+    article = "a" if kind is run.measure else "the"
+    missing = " It is of the values that are there." if run.model.missing else ""
+    return f"log p({given}) is {article} {kind}.{missing}"
+
+
+def _condition(model: VAE) -> dict[str, Any] | None:
+    """What a person can set of the condition, or none of it."""
+    if model.condition is None:
+        return None
+    settable = why_not_live(model) is None or chosen_classes(model.condition) is not None
+    return {
+        "columns": columns_to_json(model.condition) if settable else [],
+        "name": condition_in_words(model.condition),
+        "dim": model.condition_dim,
+    }
+
+
 def _about(run: Run) -> str:
     config, evaluation = run.config, run.evaluation
     parts = [f"{run.path.name}: preset {config.preset}, D = {run.model.latent_dim}"]
+    if run.model.condition is not None:
+        parts.append(f"conditioned on {condition_in_words(run.model.condition)}")
     if evaluation is not None:
         elbo = evaluation["elbo"]
         error = "" if elbo.standard_error is None else f" ± {elbo.standard_error:.2f}"
@@ -170,13 +215,17 @@ def _in_unit_interval(run: Run) -> bool:
 
 def _shape(model: VAE, x: Tensor, image: bool) -> dict[str, Any]:
     shape = model.data_shape
+    gaps = x.isnan()
     if not image:
-        low, high = x.amin(0), x.amax(0)
+        low, high = x.masked_fill(gaps, inf).amin(0), x.masked_fill(gaps, -inf).amax(0)
+        nothing = low > high  # of a value that all of these data lack
+        low, high = low.masked_fill(nothing, 0.0), high.masked_fill(nothing, 1.0)
         names = value_names(model.data_dim, model.columns)
         return {"kind": "values", "names": names, "low": low.tolist(), "high": high.tolist()}
-    low, high = min(0.0, x.min().item()), max(1.0, x.max().item())
+    seen = x[~gaps] if not gaps.all() else torch.zeros(1)
+    low, high = min(0.0, seen.min().item()), max(1.0, seen.max().item())
     if low < 0 or high > 1:  # not pixels between black and white: as far as these data go
-        low, high = x.min().item(), x.max().item()
+        low, high = seen.min().item(), seen.max().item()
     (channels,) = _channels(shape)
     last = len(shape) == 3 and shape[-1] == channels
     height, width = shape[:2] if len(shape) == 2 or last else shape[1:]

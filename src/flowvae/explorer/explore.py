@@ -16,7 +16,7 @@ __all__ = ["Explorer", "explore"]
 
 # In the order of their dependence. The first ones also run in a worker, which takes their text.
 _CORE = ("numbers", "model", "truth", "refine", "worker")
-_APP = ("plane", "data", "stored", "posterior", "map", "app")
+_APP = ("plane", "data", "condition", "stored", "posterior", "map", "app")
 _IMPORT = re.compile(r"^import \{[^}]*\} from \"\./\w+\.js\";\n", re.MULTILINE)
 _EXPORT = re.compile(r"^export (?=async function|function|class|const)", re.MULTILINE)
 
@@ -55,7 +55,8 @@ def explore(
     pick a test datum, and q(z|x) after each flow, the true posterior p(z|x), log p(x), the ELBO and
     KL(q ‖ p(z|x)) are computed there; q can be refined step by step. In other dimensions the page
     shows directions of latent space, traversals, reconstructions and neighbours. Models of other
-    families are shown by what was computed for some test data, and the page says so.
+    families are shown by what was computed for some test data, and the page says so. Of a
+    conditional run a person chooses the condition that is decoded under.
 
     Args:
         run: a run, or its folder.

@@ -2,51 +2,89 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from flowvae.data.columns import Column
 from flowvae.distributions import DiagonalGaussian, MixtureDistribution
 from flowvae.explorer.arrays import Arrays
 from flowvae.likelihoods.bernoulli import Bernoulli
 from flowvae.likelihoods.real import Gaussian
+from flowvae.networks.inputs import RowEncoder
 from flowvae.networks.mlp import ACTIVATIONS, MLP
 from flowvae.posteriors.gaussian import GaussianPosterior
 from flowvae.posteriors.planar import PlanarPosterior
+from flowvae.priors import GaussianMixture, NormalPrior
 from flowvae.vae import VAE
 
-__all__ = ["live_model", "why_not_live"]
+__all__ = ["can_be_chosen", "live_model", "why_not_live"]
+
+_MOST_COLUMNS, _MOST_CATEGORIES = 8, 100  # of a condition that a person sets in the page
 
 
 def why_not_live(model: VAE) -> str | None:
     """What of a model the page cannot compute; none if it can all of it."""
-    head, likelihood, prior = model.posterior_head, model.likelihood, model.prior()
+    head, likelihood = model.posterior_head, model.likelihood
+    prior = model.prior_given(_no_condition(model))
     mixture = isinstance(prior, MixtureDistribution)
+    if model.missing:
+        return "values that may be missing"
     if not (
         isinstance(likelihood, Bernoulli)
         or (isinstance(likelihood, Gaussian) and likelihood.outputs_per_dim == 1)
     ):
         return "a likelihood other than bernoulli and gaussian with one sigma"
-    if not isinstance(model.encoder, MLP):  # of other likelihoods the encoder is wrapped
+    if not isinstance(_encoder(model), MLP):  # of other likelihoods the encoder is wrapped
         return "a network other than an MLP"
     if not isinstance(head, GaussianPosterior | PlanarPosterior):
         return "a posterior other than planar and Gaussian"
     if not isinstance(prior.components if mixture else prior, DiagonalGaussian):
         return "a prior other than a Gaussian and a mixture of Gaussians"
+    known = isinstance(model.prior, NormalPrior | GaussianMixture)
+    if model.condition is not None and not known and getattr(model.prior, "conditional", False):
+        return "a prior that depends on the condition in a way of its own"
+    if model.condition is not None and not can_be_chosen(model.condition):
+        return "a condition of many columns or categories"
     return None
+
+
+def can_be_chosen(condition: Sequence[Column]) -> bool:
+    """Whether a condition has few enough columns, and these few enough categories, to set them."""
+    widest = max(len(column.categories) for column in condition)
+    return len(condition) <= _MOST_COLUMNS and widest <= _MOST_CATEGORIES
+
+
+def _no_condition(model: VAE) -> Tensor | None:
+    """y = 0: where what depends on y linearly begins."""
+    place = next(model.parameters())
+    return None if model.condition is None else place.new_zeros(model.condition_dim)
+
+
+def _encoder(model: VAE) -> nn.Module:
+    """What takes the values of a datum, and beside them its condition."""
+    encoder = model.encoder
+    if isinstance(encoder, RowEncoder) and encoder.transform is None and not encoder.missing:
+        return encoder.body
+    return encoder
 
 
 @torch.no_grad()
 def live_model(model: VAE, arrays: Arrays) -> dict[str, Any]:
-    """Layers, flows, likelihood and prior; the numbers go to ``arrays``."""
-    head = model.posterior_head
+    """Layers, flows, likelihood and prior; the numbers go to ``arrays``.
+
+    Of a conditional model the first layers of encoder and decoder have the weights of the condition
+    apart, as ``given``, and the prior has slopes.
+    """
+    head, C = model.posterior_head, model.condition_dim
     planar = isinstance(head, PlanarPosterior)
     shared = None
     if planar and not head.amortized:
         shared = arrays.add(torch.cat([head.shared[name].flatten() for name in ("w", "u", "b")]))
     return {
-        "encoder": _layers([model.encoder, head.heads], arrays),  # pyright: ignore
+        "encoder": _layers([_encoder(model), head.heads], arrays, C),  # pyright: ignore
         "head": {
             "K": head.num_flows if planar else 0,
             "standardized": planar and head.standardized,
@@ -54,32 +92,34 @@ def live_model(model: VAE, arrays: Arrays) -> dict[str, Any]:
             "bound": head.bound if planar else None,
             "shared": shared,
         },
-        "decoder": _layers([model.decoder], arrays),
+        "decoder": _layers([model.decoder], arrays, C),
         "likelihood": _likelihood(model),
         "prior": _prior(model, arrays),
     }
 
 
-def _layers(modules: list[nn.Module], arrays: Arrays) -> list[dict[str, Any]]:
+def _layers(modules: list[nn.Module], arrays: Arrays, C: int) -> list[dict[str, Any]]:
     names = {kind: name for name, kind in ACTIVATIONS.items()}
     found: list[dict[str, Any]] = []
     for module in modules:
         if isinstance(module, nn.Linear):
-            found.append(
-                {
-                    "kind": "affine",
-                    "weight": arrays.add(module.weight),
-                    "bias": arrays.add(module.bias),
-                    "inputs": module.in_features,
-                    "outputs": module.out_features,
-                }
-            )
+            # The condition is the last C numbers of what enters the first layer.
+            own = C if not found else 0
+            weight, given = module.weight.split([module.in_features - own, own], 1)
+            layer = {
+                "kind": "affine",
+                "weight": arrays.add(weight),
+                "bias": arrays.add(module.bias),
+                "inputs": weight.shape[1],
+                "outputs": module.out_features,
+            }
+            found.append({**layer, "given": arrays.add(given)} if own else layer)
         elif isinstance(module, nn.GLU):
             found.append({"kind": "glu"})
         elif type(module) in names:
             found.append({"kind": names[type(module)]})
         else:
-            found += _layers(list(module.children()), arrays)
+            found += _layers(list(module.children()), arrays, 0 if found else C)
     return found
 
 
@@ -91,8 +131,8 @@ def _likelihood(model: VAE) -> dict[str, Any]:
     return {"kind": "gaussian", "log_sigma": float(p.log_sigma)}
 
 
-def _prior(model: VAE, arrays: Arrays) -> dict[str, int]:
-    prior = model.prior()
+def _prior(model: VAE, arrays: Arrays) -> dict[str, Any]:
+    prior = model.prior_given(_no_condition(model))
     if isinstance(prior, MixtureDistribution):
         components, log_weights = prior.components, prior.log_weights
     else:
@@ -102,4 +142,16 @@ def _prior(model: VAE, arrays: Arrays) -> dict[str, int]:
         "log_weights": arrays.add(log_weights),
         "loc": arrays.add(components.loc),
         "log_var": arrays.add(components.log_var.expand_as(components.loc)),
+        "slopes": _slopes(model, arrays),
     }
+
+
+def _slopes(model: VAE, arrays: Arrays) -> dict[str, int]:
+    """By how much what the prior is made of grows with each number of the condition: (C, ...)."""
+    own = model.prior
+    if model.condition is None or getattr(own, "slope", None) is None:
+        return {}
+    if isinstance(own, NormalPrior):
+        loc, log_var = own.slope.chunk(2, -1)
+        return {"loc": arrays.add(loc), "log_var": arrays.add(log_var)}
+    return {"log_weights": arrays.add(own.slope)}  # pyright: ignore

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from flowvae.data.columns import Column
+from flowvae.data.conditions import class_rows, classes_of
 from flowvae.distributions import FlowDistribution, LatentDistribution
 from flowvae.evaluation import quadrature, uniform_grid
 from flowvae.explorer.arrays import Arrays
@@ -15,7 +18,7 @@ from flowvae.outputs import decoded_means
 from flowvae.refined import RefinedVAE
 from flowvae.vae import VAE
 
-__all__ = ["stored_answers"]
+__all__ = ["chosen_classes", "stored_answers"]
 
 _MESH, _REACH = 33, 4.0
 _CELLS = 64  # along a side of a picture
@@ -28,39 +31,71 @@ _PRIOR_DRAWS = 10
 _DECODED_BYTES, _TRAVERSAL_BYTES = 1_500_000, 3_000_000
 _MOST_DIRECTIONS = 6
 _MOST_LAYERS = 8
+_MOST_CLASSES = 30  # that a person can choose among
 
 Span = tuple[float, float] | None  # the range of an image's values
 
 
+def chosen_classes(condition: Sequence[Column]) -> Tensor | None:
+    """The conditions (K, C) under which everything decoded is stored; none if they are no classes,
+    or too many: all is then under the condition of the datum that is shown.
+    """
+    classes = classes_of(condition)
+    return None if classes is None or len(classes) > _MOST_CLASSES else class_rows(condition)
+
+
 def stored_answers(
     model: VAE,
-    x: Tensor,
+    rows: Tensor,
     means: Tensor,
     directions: dict[str, Any],
     box: tuple[Tensor, Tensor],
     span: Span,
     arrays: Arrays,
 ) -> dict[str, Any]:
-    """Posteriors, reconstructions, traversals and figures of data x (N, P).
+    """Posteriors, reconstructions, traversals and figures of data in rows (N, P + C).
 
-    ``span`` is the range of an image's values, none of other data.
+    ``span`` is the range of an image's values, none of other data. Reconstructions (N, K, P), draws
+    of the prior (K, n, P) and what the plane decodes to (K, cells, P) are under each of K classes;
+    traversals are under the datum's own condition. Without classes K is 1.
     """
-    device = x.device
-    reconstructions = model.decode(means).mean
-    prior = model.sample(_PRIOR_DRAWS, torch.Generator(device).manual_seed(0))
+    _, own = model.parts(rows)
+    classes = None if model.condition is None else chosen_classes(model.condition)
+    classes = None if classes is None else classes.to(rows)
+    every = None if own is None else own[:, None] if classes is None else classes
+    reconstructions = decoded_means(model, means[:, None].expand(-1, _count(classes), -1), every)
+    prior = _prior(model, own, classes)
     found: dict[str, Any] = {
         "layers": [0],
         "num_flows": 0,
+        "classes": _count(classes),
         "reconstructions": {"array": arrays.add_shown(reconstructions, span)},
-        "prior": {"array": arrays.add_shown(prior, span), "count": len(prior)},
-        "traversals": _traversals(model, means, directions, span, arrays),
+        "prior": {"array": arrays.add_shown(prior, span), "count": prior.shape[1]},
+        "traversals": _traversals(model, means, own, directions, span, arrays),
     }
     if model.latent_dim == 2:
-        found |= _planes(model, x, arrays)
-        found["decoded"] = _decoded(model, box, span, arrays)
+        found |= _planes(model, rows, arrays)
+        if own is None or classes is not None:
+            found["decoded"] = _decoded(model, box, classes, span, arrays)
     else:
-        found["numbers"] = _bounds(model, x)
+        found["numbers"] = _bounds(model, rows)
     return found
+
+
+def _count(classes: Tensor | None) -> int:
+    return 1 if classes is None else len(classes)
+
+
+def _prior(model: VAE, own: Tensor | None, classes: Tensor | None) -> Tensor:
+    """Decoded draws under each class, or under the conditions of the data in turn, (K, n, P)."""
+    device, n = next(model.parameters()).device, _PRIOR_DRAWS
+
+    def under(condition: Tensor | None) -> Tensor:
+        return model.sample(n, torch.Generator(device).manual_seed(0), condition=condition)
+
+    if classes is not None:
+        return torch.stack([under(row[None]) for row in classes])
+    return under(None if own is None else own[torch.arange(n) % len(own)])[None]
 
 
 def _bounds(model: VAE, x: Tensor) -> list[dict[str, float]]:
@@ -78,6 +113,7 @@ def _bounds(model: VAE, x: Tensor) -> list[dict[str, float]]:
 def _traversals(
     model: VAE,
     means: Tensor,
+    own: Tensor | None,
     directions: dict[str, Any],
     span: Span,
     arrays: Arrays,
@@ -89,23 +125,30 @@ def _traversals(
     steps = torch.tensor(directions["steps"]).to(means)
     moves = (scales[:, None] * vectors)[:, None] * steps[:, None]  # (directions, steps, D)
     z = means[:, None, None] + moves
-    values = decoded_means(model, z.flatten(0, -2))
+    values = decoded_means(model, z, None if own is None else own[:, None, None])
     return {
         "array": arrays.add_shown(values, span),
         "names": directions["names"][:count],
     }
 
 
-def _decoded(model: VAE, box: tuple[Tensor, Tensor], span: Span, arrays: Arrays) -> dict[str, Any]:
+def _decoded(
+    model: VAE,
+    box: tuple[Tensor, Tensor],
+    classes: Tensor | None,
+    span: Span,
+    arrays: Arrays,
+) -> dict[str, Any]:
     """E[x|z] over the inner half of the box: where prior and data lie."""
     low, high = box
     low, high = low + (high - low) / 4, high - (high - low) / 4
-    each = model.data_dim * (4 if span is None else 1)
+    each = model.data_dim * (4 if span is None else 1) * _count(classes)
     side = max(4, min(32, int((_DECODED_BYTES / each) ** 0.5)))
     axes = [low[i] + (high[i] - low[i]) * (torch.arange(side) + 0.5).to(low) / side for i in (0, 1)]
-    z = torch.cartesian_prod(*axes)
+    z = torch.cartesian_prod(*axes).expand(_count(classes), -1, -1)
+    values = decoded_means(model, z, None if classes is None else classes[:, None])
     return {
-        "array": arrays.add_shown(decoded_means(model, z), span),
+        "array": arrays.add_shown(values, span),
         "side": side,
         "low": low.tolist(),
         "high": high.tolist(),

@@ -10,9 +10,11 @@ from typing import Any
 import torch
 
 from flowvae.data.columns import columns_to_json
+from flowvae.data.conditions import classes_of
 from flowvae.exporting.check import BATCHES, TOLERANCE
 from flowvae.exporting.graphs import Graph, Port
 from flowvae.exporting.programs import OPSET
+from flowvae.markdown_text import plain_text
 from flowvae.registry import LIKELIHOODS
 from flowvae.runs import Run, package_version
 from flowvae.vae import VAE
@@ -20,6 +22,7 @@ from flowvae.vae import VAE
 __all__ = ["ABOUT", "about", "is_export", "readme"]
 
 ABOUT = "export.json"
+_MOST_CLASSES = 20  # named on the page for people
 
 
 def about(
@@ -53,7 +56,9 @@ def about(
             "binarization": data.binarization,
             "values": _values(support.description, model),
             "columns": columns_to_json(model.columns),
+            "missing": model.missing,
         },
+        "condition": _condition(model),
         "graphs": {
             graph.name: {
                 "file": f"{graph.name}{suffix}",
@@ -72,15 +77,30 @@ def about(
     }
 
 
+_ENCODED = "numeric (value - mean) / scale, binary 0 or 1, categorical one-hot"
+
+
 def _values(support: str, model: VAE) -> str:
+    missing = "; a value that is missing is NaN" if model.missing else ""
     if model.columns is None:
         return (
             f"{support}; 8-bit values are divided by 255; a datum is flattened in C order to (P,)"
+            f"{missing}"
         )
-    return (
-        "a row is encoded by `columns`, in their order: numeric (value - mean) / scale, binary 0 "
-        "or 1, categorical one-hot"
-    )
+    return f"a row is encoded by `columns`, in their order: {_ENCODED}{missing}"
+
+
+def _condition(model: VAE) -> dict[str, Any] | None:
+    """What the numbers of ``condition`` mean; none where there is none."""
+    if model.condition is None:
+        return None
+    classes = classes_of(model.condition)
+    return {
+        "dim": model.condition_dim,
+        "values": f"encoded by `columns`, in their order: {_ENCODED}",
+        "columns": columns_to_json(model.condition),
+        "classes": None if classes is None else list(classes),
+    }
 
 
 def _port(port: Port) -> dict[str, Any]:
@@ -112,6 +132,7 @@ def readme(described: Mapping[str, Any]) -> str:
         "Noise is an input: draw it as the table says.",
         "",
         f"Data: {described['data']['values']}.",
+        *_condition_lines(described["condition"]),
         "",
         "| file | inputs, in order | outputs, in order |",
         "|---|---|---|",
@@ -139,6 +160,21 @@ def readme(described: Mapping[str, Any]) -> str:
         f"`{ABOUT}` has all of this for programs. Written by flowvae {described['flowvae']}.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _condition_lines(condition: Mapping[str, Any] | None) -> list[str]:
+    if condition is None:
+        return []
+    names = ", ".join(plain_text(column["name"]) for column in condition["columns"])
+    classes = condition["classes"] or []
+    shown = ", ".join(plain_text(name) for name in classes[:_MOST_CLASSES])
+    more = f" and {len(classes) - _MOST_CLASSES} more" if len(classes) > _MOST_CLASSES else ""
+    named = f" The classes are {shown}{more}." if classes else ""
+    return [
+        "",
+        f"Conditioned on {names}, {condition['values']}: {condition['dim']} numbers a "
+        f"datum.{named}",
+    ]
 
 
 def _shown(port: Mapping[str, Any]) -> str:

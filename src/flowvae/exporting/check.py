@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
+from flowvae.data.columns import Column
 from flowvae.errors import UserError
 from flowvae.exporting.graphs import Graph
 from flowvae.exporting.programs import Runner
@@ -17,6 +19,7 @@ __all__ = ["BATCHES", "TOLERANCE", "check_inputs", "difference"]
 
 BATCHES = (1, 64)
 TOLERANCE = 1e-5
+_MISSING = 0.3  # of the values, where some may be
 
 
 @torch.no_grad()
@@ -29,12 +32,30 @@ def check_inputs(model: VAE, graphs: Sequence[Graph], seed: int = 0) -> dict[str
         seed: of the draws.
     """
     generator, count = torch.Generator().manual_seed(seed), max(BATCHES)
-    z = model.prior().rsample((count,), generator)
+    given = None if model.condition is None else _conditions(model.condition, count, generator)
+    z, _ = model.draw_prior(count, generator, given)
     eps = torch.randn(z.shape, generator=generator)
-    x = model.draw(z, generator).to(z.dtype)
+    x = model.draw(z, generator, given).to(z.dtype)
+    if model.missing:
+        x[torch.rand(x.shape, generator=generator) < _MISSING] = torch.nan
     known = {"x": x, "z": z, "eps": eps, "uniform": torch.rand(count, generator=generator)}
-    known |= dict(zip(graphs[0].outputs, graphs[0].module(x), strict=True))
+    known |= {} if given is None else {"condition": given}
+    encoded = graphs[0].module(*(known[name] for name in graphs[0].example))
+    known |= dict(zip(graphs[0].outputs, encoded, strict=True))
     return {graph.name: [known[name] for name in graph.example] for graph in graphs}
+
+
+def _conditions(columns: Sequence[Column], count: int, generator: torch.Generator) -> Tensor:
+    """Conditions (count, C): categories drawn evenly, numbers as standardised ones lie."""
+    parts = []
+    for column in columns:
+        if column.kind == "numeric":
+            parts.append(torch.randn(count, 1, generator=generator))
+            continue
+        code = torch.randint(len(column.categories), (count,), generator=generator)
+        binary = column.kind == "binary"
+        parts.append(code[:, None].float() if binary else one_hot(code, column.width).float())
+    return torch.cat(parts, 1)
 
 
 @torch.no_grad()

@@ -37,8 +37,12 @@ def export(run: RunLike, format: str = "onnx", out: str | Path | None = None) ->
         prior      ε (B, D) -> z ~ p(z) (B, D); of a mixture also u (B,) that chooses a component
         log_prior  z (B, D) -> log p(z) (B,)
 
-    Names, shapes, scaling and the likelihood are in ``export.json`` beside them. Each file is run
-    and compared with PyTorch before anything is kept.
+    Of a conditional model ``encode`` and ``decode`` take the condition (B, C) as a further input,
+    and so do ``prior`` and ``log_prior`` where the prior depends on it. With a classifier there is
+    ``classify``, x (B, P) -> log q(y|x) (B, K). Where values may be missing, they are NaN in x.
+
+    Names, shapes, scaling, what a condition means and the likelihood are in ``export.json`` beside
+    them. Each file is run and compared with PyTorch before anything is kept.
 
     Args:
         run: a run, or its folder.

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from flowvae.distributions import LatentDistribution, MixtureDistribution
 from flowvae.errors import UserError
 from flowvae.likelihoods import ValueDistribution
+from flowvae.parts import PriorOfPosterior
 from flowvae.vae import VAE
 
 __all__ = ["Graph", "Port", "graphs_of", "own_copy"]
@@ -24,6 +25,8 @@ _BATCH = 2  # of the tensors that a graph is recorded with: at 1 PyTorch takes B
 # What a tensor is. Those of a family of one's own have no line here.
 _MEANINGS = {
     "x": "data as the model sees them; see `values` in export.json",
+    "condition": "what the model is conditioned on, encoded; see `condition` in export.json",
+    "log_q_y": "log q(y|x) of the classes, in the order of `classes` in export.json",
     "mu": "μ of the Gaussian q₀(z|x)",
     "log_var": "log σ² of the Gaussian q₀(z|x)",
     "lower": "N of L = diag(σ) (I + N), strictly lower triangular",
@@ -97,15 +100,30 @@ class Graph:
         return [Port(name, (None, *value.shape[1:])) for name, value in pairs]
 
 
+# A condition comes last, and of an unconditional model it is not there: hence the stars.
+
+
 class _Encode(nn.Module):
-    """x -> the tensors that q(z|x) is made of."""
+    """x, and a condition -> the tensors that q(z|x) is made of."""
 
     def __init__(self, model: VAE) -> None:
         super().__init__()
         self.model = _keeping(model, "encoder", "posterior_head")
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self.model.posterior(x).tensors().values())
+    def forward(self, x: Tensor, *condition: Tensor) -> tuple[Tensor, ...]:
+        rows = torch.cat([x, *condition], -1) if condition else x
+        return tuple(self.model.posterior(rows).tensors().values())
+
+
+class _Classify(nn.Module):
+    """x -> log q(y|x)."""
+
+    def __init__(self, classifier: nn.Module) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, x: Tensor) -> tuple[Tensor]:
+        return (self.classifier(x).log_softmax(-1),)
 
 
 class _Flow(nn.Module):
@@ -123,30 +141,30 @@ class _Flow(nn.Module):
 
 
 class _Decode(nn.Module):
-    """z -> the parameters of p(x|z), and its mean."""
+    """z, and a condition -> the parameters of p(x|z), and its mean."""
 
     def __init__(self, model: VAE) -> None:
         super().__init__()
         self.model = _keeping(model, "decoder", "likelihood")
 
-    def named(self, z: Tensor) -> dict[str, Tensor]:
-        p = self.model.decode(z)
+    def named(self, z: Tensor, *condition: Tensor) -> dict[str, Tensor]:
+        p = self.model.decode(z, *condition)
         found = p.tensors() if isinstance(p, ValueDistribution) else {}
         return {**found, "mean": p.mean}
 
-    def forward(self, z: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self.named(z).values())
+    def forward(self, z: Tensor, *condition: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.named(z, *condition).values())
 
 
 class _Prior(nn.Module):
-    """ε -> z ~ p(z)."""
+    """ε, and a condition that p(z) depends on -> z ~ p(z)."""
 
     def __init__(self, model: VAE) -> None:
         super().__init__()
         self.prior = model.prior
 
-    def forward(self, eps: Tensor) -> tuple[Tensor]:
-        return (self.prior().at_noise(eps).z,)
+    def forward(self, eps: Tensor, *condition: Tensor) -> tuple[Tensor]:
+        return (self.prior(*condition).at_noise(eps).z,)
 
 
 class _MixturePrior(nn.Module):
@@ -169,16 +187,32 @@ class _MixturePrior(nn.Module):
         return (self.components.with_tensors(chosen).at_noise(eps).z,)
 
 
-class _LogPrior(nn.Module):
-    """z -> log p(z)."""
+class _ConditionalMixturePrior(nn.Module):
+    """ε, u and a condition, on which the weights depend -> z ~ p(z)."""
 
     def __init__(self, model: VAE) -> None:
         super().__init__()
-        mixture = isinstance(model.prior(), MixtureDistribution)  # it may be one of posteriors
-        self.model = _keeping(model, "prior", *(("encoder", "posterior_head") if mixture else ()))
+        self.prior = model.prior
 
-    def forward(self, z: Tensor) -> tuple[Tensor]:
-        return (self.model.prior().log_prob(z),)
+    def forward(self, eps: Tensor, uniform: Tensor, condition: Tensor) -> tuple[Tensor]:
+        p = self.prior(condition)  # pyright: ignore[reportCallIssue]
+        edges = p.log_weights.exp().cumsum(-1)[..., :-1]
+        index = (uniform.unsqueeze(-1) >= edges).long().sum(-1)
+        chosen = {name: value[index] for name, value in p.components.tensors().items()}
+        return (p.components.with_tensors(chosen).at_noise(eps).z,)
+
+
+class _LogPrior(nn.Module):
+    """z, and a condition that p(z) depends on -> log p(z)."""
+
+    def __init__(self, model: VAE) -> None:
+        super().__init__()
+        posteriors = isinstance(model.prior, PriorOfPosterior)
+        needed = ("encoder", "posterior_head") if posteriors else ()
+        self.model = _keeping(model, "prior", *needed)
+
+    def forward(self, z: Tensor, *condition: Tensor) -> tuple[Tensor]:
+        return (self.model.prior(*condition).log_prob(z),)
 
 
 def _keeping(model: VAE, *names: str) -> VAE:
@@ -207,9 +241,11 @@ def graphs_of(model: VAE, posterior: str) -> tuple[list[Graph], list[Graph]]:
     Raises:
         UserError: the posterior does not say what it is made of.
     """
-    D = model.latent_dim
+    D, C = model.latent_dim, model.condition_dim
     x, eps, z = torch.zeros(_BATCH, model.data_dim), torch.zeros(_BATCH, D), torch.zeros(_BATCH, D)
-    q = model.posterior(x)
+    given = {"condition": torch.zeros(_BATCH, C)} if C else {}
+    encode = _Encode(model)
+    q = model.posterior(torch.cat([x, *given.values()], -1))
     try:
         tensors = q.tensors()
     except (NotImplementedError, AttributeError):
@@ -219,17 +255,21 @@ def graphs_of(model: VAE, posterior: str) -> tuple[list[Graph], list[Graph]]:
         ) from None
     decode = _Decode(model)
     needed = [
-        Graph("encode", _Encode(model), {"x": x}, tuple(tensors)),
+        Graph("encode", encode, {"x": x, **given}, tuple(tensors)),
         Graph("flow", _Flow(model, q), {"eps": eps, **tensors}, ("z", "log_q")),
-        Graph("decode", decode, {"z": z}, tuple(decode.named(z))),
+        Graph("decode", decode, {"z": z, **given}, tuple(decode.named(z, *given.values()))),
     ]
-    p, prior_example = model.prior(), {"eps": eps}
+    if model.classifier is not None:
+        needed.append(Graph("classify", _Classify(model.classifier), {"x": x}, ("log_q_y",)))
+    if not getattr(model.prior, "conditional", False):
+        given = {}
+    p, prior_example = model.prior(*given.values()), {"eps": eps}
     prior: nn.Module = _Prior(model)
     if isinstance(p, MixtureDistribution):
-        prior = _MixturePrior(model, p)
+        prior = _ConditionalMixturePrior(model) if given else _MixturePrior(model, p)
         prior_example["uniform"] = torch.zeros(_BATCH)
     useful = [
-        Graph("prior", prior, prior_example, ("z",)),
-        Graph("log_prior", _LogPrior(model), {"z": z}, ("log_p",)),
+        Graph("prior", prior, {**prior_example, **given}, ("z",)),
+        Graph("log_prior", _LogPrior(model), {"z": z, **given}, ("log_p",)),
     ]
     return needed, useful

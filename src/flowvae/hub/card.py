@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from typing import Any
 
 from flowvae.config import Config, Part, outside_modules
-from flowvae.errors import one_line
 from flowvae.evaluation import Evaluation
 from flowvae.hub.environment import Environment
 from flowvae.likelihoods import measure_of
+from flowvae.markdown_text import code_text, plain_text
 from flowvae.progress import evaluation_text
 from flowvae.vae import VAE
 
@@ -65,7 +63,7 @@ def _what(model: VAE, config: Config) -> str:
         if model.columns is not None
         else f"data of {shape} values"
     )
-    data = f"{_code(config.data.public_source)}, binarization `{config.data.binarization}`"
+    data = f"{code_text(config.data.public_source)}, binarization `{config.data.binarization}`"
     return (
         f"A variational autoencoder of {values}, made with flowvae.\n\n"
         "| | |\n|---|---|\n"
@@ -108,8 +106,8 @@ def _figures(model: VAE, evaluation: Evaluation | None) -> str:
 def _training(config: Config, environment: Environment | None) -> str:
     training = config.training
     text = (
-        f"Preset {_code(config.preset)}, seed {config.seed}, "
-        f"objective {_code(config.objective.name)}; "
+        f"Preset {code_text(config.preset)}, seed {config.seed}, "
+        f"objective {code_text(config.objective.name)}; "
         f"{training.epochs} epochs in batches of {training.batch_size}, learning rate "
         f"{training.learning_rate:g}. `config.yaml` has every setting, `metrics.csv` every epoch."
     )
@@ -119,22 +117,10 @@ def _training(config: Config, environment: Environment | None) -> str:
         made = ", ".join(f"{package} {versions[package]}" for package in known)
         minutes = environment.seconds / 60
         took = f", {minutes:.0f} minutes" if minutes else ""
-        text += f" Trained with {made or 'flowvae'} on {_code(environment.device)}{took}."
+        text += f" Trained with {made or 'flowvae'} on {code_text(environment.device)}{took}."
     return f"## Training\n\n{text}"
 
 
 def _part(part: Part) -> str:
-    options = ", ".join(f"{name} {_plain(value)}" for name, value in part.options().items())
-    return _code(part.name) + (f": {options}" if options else "")
-
-
-def _plain(value: Any) -> str:
-    """Text that is no Markdown, whatever it holds."""
-    if isinstance(value, list | tuple):
-        value = "×".join(map(str, value)) or None
-    text = "none" if value is None else one_line(str(value))
-    return re.sub(r"[\\`*\[\]<>|]", r"\\\g<0>", text)
-
-
-def _code(text: str) -> str:
-    return f"`{one_line(text).replace('`', chr(39)).replace('|', chr(92) + '|')}`"
+    options = ", ".join(f"{name} {plain_text(value)}" for name, value in part.options().items())
+    return code_text(part.name) + (f": {options}" if options else "")

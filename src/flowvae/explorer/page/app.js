@@ -1,5 +1,6 @@
 // The page: what is chosen, what is computed of it, what is shown.
 
+import { ConditionView } from "./condition.js";
 import { LiveModel, datum, readArrays } from "./model.js";
 import { MapView, TraversalView } from "./map.js";
 import { Pad, drawDatum, thumbnail } from "./data.js";
@@ -19,6 +20,8 @@ export class Page {
     this.arrays = readArrays(spec.arrays, bytes);
     this.live = spec.model !== null;
     this.model = this.live ? new LiveModel(spec, this.arrays) : new StoredModel(spec, this.arrays);
+    this.decodes = this.live || this.model.has("decoded"); // any z there is
+    this.condition = new ConditionView(spec.condition, element("condition"), () => this.decodeAnew());
     this.scale = colorScale(spec.colors.density);
     this.index = 0;
     this.asked = 0;
@@ -50,7 +53,14 @@ export class Page {
       document.body.style.setProperty("--widest", `${(TALLEST * width) / height}px`);
     }
     if (!image) element("pad-name").textContent = "x above, E[x|z] where ε = 0 below";
-    element("decoded").hidden = !this.live && this.model.D !== 2;
+    element("decoded").hidden = !this.decodes;
+    const settable = this.condition.columns.length > 0;
+    element("condition-note").hidden = !settable;
+    element("condition-note").textContent = this.live
+      ? "What is decoded is under this condition. A test datum is encoded under its own" +
+        (spec.pad ? "; what you draw, under this one." : ".")
+      : "The reconstruction, the plane under the pointer and draws of the prior are under this " +
+        "condition. All else is under the datum's own.";
     element("title").textContent = spec.title;
     element("about").textContent = spec.about;
     element("note").textContent = spec.note;
@@ -137,6 +147,7 @@ export class Page {
   /** Pick one of the test data. */
   choose(index) {
     this.index = index;
+    this.condition.set(this.conditionOf(index));
     const x = datum(this.arrays[this.spec.examples.x], index, this.model.P);
     this.pad?.set(x);
     this.map?.leave();
@@ -150,8 +161,11 @@ export class Page {
     this.numbers = {};
     this.level = this.refined = null;
     this.settled = false;
-    if (this.live) this.q = this.model.posterior(x);
-    else {
+    this.own = index === null ? this.condition.y : this.conditionOf(index);
+    if (this.live) {
+      this.q = this.model.given(this.own).posterior(x);
+      this.under = this.model.given(this.condition.y);
+    } else {
       this.numbers = { ...this.model.numbers(index) };
       this.settled = true;
     }
@@ -160,13 +174,39 @@ export class Page {
       button.setAttribute("aria-pressed", String(chosen));
       button.tabIndex = chosen || (index === null && button.dataset.index === "0") ? 0 : -1;
     }
-    this.reconstructed = this.live
-      ? this.model.decode(this.mean())
-      : this.model.reconstruction(index);
+    this.reconstruct();
     this.ask();
     this.show();
     if (!this.pad?.drawing) this.traversal?.show();
     this.redraw();
+  }
+
+  reconstruct() {
+    this.reconstructed = this.live
+      ? this.decode(this.mean())
+      : this.model.reconstruction(this.index, this.condition.code);
+  }
+
+  /** The condition y of a test datum, which it is encoded under; null of an unconditional model. */
+  conditionOf(index) {
+    const { examples, condition } = this.spec;
+    if (condition === null) return null;
+    const all = this.arrays[examples.condition];
+    // A copy: a part of the page's block of bytes goes to the worker with all of the block.
+    return all.slice(index * condition.dim, (index + 1) * condition.dim);
+  }
+
+  /** Another condition: what was drawn is encoded anew; of a test datum z stays. */
+  decodeAnew() {
+    if (this.index === null) this.take(this.x, null);
+    else {
+      if (this.live) this.under = this.model.given(this.condition.y);
+      this.reconstruct();
+      this.show();
+      this.traversal?.show();
+      this.redraw();
+    }
+    this.map.again?.();
   }
 
   ask() {
@@ -174,7 +214,7 @@ export class Page {
     if (!this.live || !this.ready) return;
     this.working = true;
     element("status").textContent = "integrating…";
-    this.worker.postMessage({ kind: "ask", id: this.asked, x: this.x, q: this.q });
+    this.worker.postMessage({ kind: "ask", id: this.asked, x: this.x, y: this.own, q: this.q });
   }
 
   refine() {
@@ -189,8 +229,8 @@ export class Page {
     element("status").textContent = "refining…";
     this.settled = false;
     this.asked += 1;
-    const question = { id: this.asked, x: this.x, q: this.q, steps: REFINE_STEPS, pace: PACE };
-    this.worker.postMessage({ kind: "refine", ...question });
+    const question = { id: this.asked, x: this.x, y: this.own, q: this.q };
+    this.worker.postMessage({ kind: "refine", ...question, steps: REFINE_STEPS, pace: PACE });
     this.show();
   }
 
@@ -201,8 +241,10 @@ export class Page {
     return this.arrays[this.spec.examples.mean].subarray(this.index * D, (this.index + 1) * D);
   }
 
+  /** E[x|z] at points z (n, D), under the condition that is set; null where it was not stored. */
   decode(z) {
-    return this.live || this.model.D === 2 ? this.model.decode(z) : null;
+    if (this.live) return this.under.decode(z);
+    return this.decodes ? this.model.decode(z, this.condition.code) : null;
   }
 
   truthPicture() {
@@ -261,8 +303,11 @@ export class Page {
     const refined = this.live
       ? this.refined && logProb - this.refined.elbo
       : this.refined && this.numbers.refinedKl;
+    const conditional = this.own !== null;
     const rows = [
-      ["ELBO", elbo], ["log p(x)", logProb], ["KL(q ‖ p(z|x))", kl],
+      ["ELBO", elbo],
+      [conditional ? "log p(x|y)" : "log p(x)", logProb],
+      [conditional ? "KL(q ‖ p(z|x, y))" : "KL(q ‖ p(z|x))", kl],
       [`bound of ${draws} draws`, bound], ["KL, refined", refined],
     ];
     element("numbers").replaceChildren(

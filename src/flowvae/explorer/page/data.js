@@ -6,6 +6,8 @@ export function drawDatum(canvas, shape, x, other = null) {
   else drawBars(canvas, shape, x, other);
 }
 
+const MISSING = [96, 125, 160]; // the colour of a value that is missing, which is no grey
+
 function drawImage(canvas, { height, width, channels, channels_last, low, high }, x) {
   canvas.width = width;
   canvas.height = height;
@@ -15,7 +17,9 @@ function drawImage(canvas, { height, width, channels, channels_last, low, high }
       const channel = channels === 3 ? c : 0;
       const at = channels_last ? p * channels + channel : channel * width * height + p;
       const part = (x[at] - low) / (high - low);
-      image.data[4 * p + c] = Math.round(255 * Math.max(0, Math.min(1, part)));
+      image.data[4 * p + c] = Number.isNaN(part)
+        ? MISSING[c]
+        : Math.round(255 * Math.max(0, Math.min(1, part)));
     }
     image.data[4 * p + 3] = 255;
   }
@@ -44,7 +48,8 @@ function drawBars(canvas, { names, low, high }, x, other) {
       context.fillStyle = ink;
       context.fillText(shortened(names[i], 126, context), 2, y + line / 2);
       context.fillStyle = first;
-      context.fillRect(132, y + 2, Math.max(1, 164 * part(x[i], i)), other ? 5 : 10);
+      if (Number.isNaN(x[i])) context.fillText("missing", 132, y + (other ? 5 : 7));
+      else context.fillRect(132, y + 2, Math.max(1, 164 * part(x[i], i)), other ? 5 : 10);
       if (other === null) continue;
       context.fillStyle = second;
       context.fillRect(132, y + 8, Math.max(1, 164 * part(other[i], i)), 5);

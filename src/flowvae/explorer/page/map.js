@@ -32,8 +32,7 @@ export class MapView {
     element("from").addEventListener("click", () => this.end(0));
     element("to").addEventListener("click", () => this.end(1));
     element("prior").addEventListener("click", () => this.samplePrior());
-    const paths = page.live || page.model.D === 2;
-    element("path-buttons").hidden = !paths;
+    element("path-buttons").hidden = !page.decodes;
   }
 
   /** The directions (D,) of the two axes, and the origin they start from. */
@@ -192,7 +191,8 @@ export class MapView {
       document.getElementById("strip-name").textContent = `Choose another datum, then ${other}.`;
       return;
     }
-    this.strip("E[x|z] along the path", this.pathPoints());
+    this.again = () => this.strip("E[x|z] along the path", this.pathPoints());
+    this.again();
   }
 
   pathPoints() {
@@ -204,22 +204,30 @@ export class MapView {
   }
 
   samplePrior() {
+    this.draws += 1;
+    this.again = () => this.showPrior();
+    this.again();
+  }
+
+  showPrior() {
     const { page } = this;
+    const name = "Draws of the prior, decoded";
     if (!page.live) {
-      this.show("Draws of the prior, decoded", page.model.priorSamples());
+      const own = page.own !== null && !page.condition.columns.length;
+      const each = own ? ", each under the condition of a test datum" : "";
+      this.show(name + each, page.model.priorSamples(page.condition.code));
       return;
     }
     const { D } = page.model;
-    this.draws += 1;
     const noise = normals(DRAWS * D, this.draws);
-    this.prior = page.model.priorDraws(noise, uniforms(DRAWS, 1000 + this.draws));
-    this.strip("Draws of the prior, decoded", this.prior);
+    this.prior = page.under.priorDraws(noise, uniforms(DRAWS, 1000 + this.draws));
+    this.strip(name, this.prior);
     page.redraw();
   }
 
   strip(name, z) {
     const { page } = this;
-    const values = page.model.decode(z);
+    const values = page.decode(z);
     const { P, D } = page.model;
     const rows = Array.from({ length: z.length / D }, (_, s) => values.subarray(s * P, (s + 1) * P));
     this.show(name, rows);
@@ -295,7 +303,7 @@ export class TraversalView {
         Array.from(mean, (v, d) => v + step * spec.directions.scales[i] * vectors[i * D + d]),
       ),
     );
-    const decoded = model.decode(Float64Array.from(z));
+    const decoded = page.decode(Float64Array.from(z));
     const count = names.length * steps.length;
     const values = Array.from({ length: count }, (_, i) => decoded.subarray(i * P, (i + 1) * P));
     return { names, steps, values };

@@ -108,13 +108,34 @@ export class FullGaussian {
   }
 }
 
+/** values + y·slopes, for y (C,) and slopes (C, values): what the condition adds. */
+function shifted(values, slopes, y) {
+  if (slopes === undefined) return values;
+  const n = values.length;
+  return Float64Array.from(values, (v, i) => y.reduce((sum, c, j) => sum + c * slopes[j * n + i], v));
+}
+
+/** Layers under a condition y: what it adds to the first layer is part of that layer's bias. */
+function layersGiven([first, ...others], y) {
+  const C = y.length;
+  const bias = Float32Array.from(first.bias, (b, h) =>
+    y.reduce((sum, c, j) => sum + c * first.given[h * C + j], b),
+  );
+  return [{ ...first, bias }, ...others];
+}
+
 /** The whole model, computed in the page. */
 export class LiveModel {
   constructor(spec, arrays) {
     const layers = (list) =>
       list.map((layer) =>
         layer.kind === "affine"
-          ? { ...layer, weight: arrays[layer.weight], bias: arrays[layer.bias] }
+          ? {
+              ...layer,
+              weight: arrays[layer.weight],
+              bias: arrays[layer.bias],
+              given: arrays[layer.given],
+            }
           : layer,
       );
     this.D = spec.latent_dim;
@@ -125,10 +146,32 @@ export class LiveModel {
     this.decoder = layers(spec.model.decoder);
     this.output = this.decoder[this.decoder.length - 1];
     this.likelihood = spec.model.likelihood;
-    const { log_weights, loc, log_var } = spec.model.prior;
+    const { log_weights, loc, log_var, slopes } = spec.model.prior;
     this.prior = {
       logWeights: arrays[log_weights], loc: arrays[loc], logVar: arrays[log_var],
     };
+    this.slopes = {
+      logWeights: arrays[slopes.log_weights],
+      loc: arrays[slopes.loc],
+      logVar: arrays[slopes.log_var],
+    };
+  }
+
+  /** The model under a condition y (C,), which is an unconditional one; y is null where there is none. */
+  given(y) {
+    if (y === null) return this;
+    const found = Object.create(this);
+    found.encoder = layersGiven(this.encoder, y);
+    found.decoder = layersGiven(this.decoder, y);
+    found.output = found.decoder[found.decoder.length - 1];
+    const logits = shifted(this.prior.logWeights, this.slopes.logWeights, y);
+    const norm = logits.length > 1 ? logSumExp(logits) : logits[0];
+    found.prior = {
+      logWeights: logits.map((v) => v - norm),
+      loc: shifted(this.prior.loc, this.slopes.loc, y),
+      logVar: shifted(this.prior.logVar, this.slopes.logVar, y),
+    };
+    return found;
   }
 
   /** q(z|x) of one datum. */

@@ -59,12 +59,13 @@ export class StoredModel {
     };
   }
 
-  reconstruction(index) {
-    return this.shown(this.stored.reconstructions.array, index);
+  /** E[x|z] at a datum's mean; of classes under the one of that number. */
+  reconstruction(index, code) {
+    return this.shown(this.stored.reconstructions.array, index * this.stored.classes + code);
   }
 
-  /** E[x|z] of n points where D = 2: that of the nearest point of a grid. */
-  decode(z) {
+  /** E[x|z] of n points where D = 2: that of the nearest point of a grid, under a class. */
+  decode(z, code) {
     const { array, side, low, high } = this.stored.decoded;
     const n = z.length / 2;
     const found = new Float32Array(n * this.P);
@@ -73,7 +74,7 @@ export class StoredModel {
         const place = Math.floor(((z[2 * s + i] - low[i]) / (high[i] - low[i])) * side);
         return Math.max(0, Math.min(side - 1, place));
       });
-      found.set(this.shown(array, cell[0] * side + cell[1]), s * this.P);
+      found.set(this.shown(array, (code * side + cell[0]) * side + cell[1]), s * this.P);
     }
     return found;
   }
@@ -88,8 +89,8 @@ export class StoredModel {
     return { names, steps, values };
   }
 
-  priorSamples() {
+  priorSamples(code) {
     const { array, count } = this.stored.prior;
-    return Array.from({ length: count }, (_, i) => this.shown(array, i));
+    return Array.from({ length: count }, (_, i) => this.shown(array, code * count + i));
   }
 }

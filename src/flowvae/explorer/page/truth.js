@@ -30,8 +30,11 @@ export class Truth {
     return [0, 1].map((i) => this.low[i] + width[i] * (cell[i] + 0.5));
   }
 
-  /** Decode the coarse grid once: hidden units and A(z) - log p(z) of every cell. */
-  async build(progress) {
+  /**
+   * Decode the coarse grid once: hidden units and A(z) - log p(z) of every cell. It ends early, and
+   * gives false, once stale() is true.
+   */
+  async build(progress, stale) {
     const { model } = this;
     const H = model.output.inputs;
     this.count = Math.max(32, Math.min(COARSE, Math.floor(Math.sqrt(MOST_VALUES / H))));
@@ -53,9 +56,11 @@ export class Truth {
       if ((start / BLOCK) % 8 === 0) {
         progress(start / G);
         await this.pause();
+        if (stale()) return false;
       }
     }
     progress(1);
+    return true;
   }
 
   /** log p(x, z) on the coarse grid: one matrix-vector product. */
