@@ -118,7 +118,7 @@ def impute(
     however good q is.
 
     The noise of z is the same for every row, and that of the draws belongs to the row's number: an
-    answer depends on the seed and the row, not on the other rows. Memory does not grow with S.
+    answer depends on the seed and the row, not on the other rows. Few z are decoded at once.
 
     Args:
         model: trained with ``missing=model``.
