@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from flowvae.explorer.explore import explore
     from flowvae.exporting import export
     from flowvae.hub.pushing import push
+    from flowvae.imputer import FlowImputer
     from flowvae.outputs import encode, reconstruct, sample
     from flowvae.reproduction.reproduce import reproduce
     from flowvae.runs import Run, load, open_run
@@ -31,6 +32,7 @@ __all__ = [
     "VAE",
     "Config",
     "ElboTerms",
+    "FlowImputer",
     "FlowVAE",
     "Run",
     "TrainingError",
@@ -61,6 +63,7 @@ _HOME = {
     **dict.fromkeys(["draw_figures", "resume", "train"], "flowvae.api"),
     **dict.fromkeys(["PRESETS", "Config", "load_config", "preset"], "flowvae.config"),
     **dict.fromkeys(["TrainingError", "UserError"], "flowvae.errors"),
+    "FlowImputer": "flowvae.imputer",
     "FlowVAE": "flowvae.estimator",
     **dict.fromkeys(["compare", "evaluate", "evaluate_full"], "flowvae.evaluating"),
     "explore": "flowvae.explorer.explore",
