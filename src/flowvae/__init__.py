@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from flowvae.explorer.explore import explore
     from flowvae.exporting import export
     from flowvae.hub.pushing import push
+    from flowvae.imputer import FlowImputer
     from flowvae.outputs import encode, reconstruct, sample
     from flowvae.reproduction.reproduce import reproduce
     from flowvae.runs import Run, load, open_run
@@ -34,6 +35,7 @@ __all__ = [
     "VAE",
     "Config",
     "ElboTerms",
+    "FlowImputer",
     "FlowVAE",
     "FlowVAEClassifier",
     "Run",
@@ -68,6 +70,7 @@ _HOME = {
     **dict.fromkeys(["TrainingError", "UserError"], "flowvae.errors"),
     "classify": "flowvae.classification",
     "FlowVAEClassifier": "flowvae.classifier",
+    "FlowImputer": "flowvae.imputer",
     "FlowVAE": "flowvae.estimator",
     **dict.fromkeys(["compare", "evaluate", "evaluate_full"], "flowvae.evaluating"),
     "explore": "flowvae.explorer.explore",

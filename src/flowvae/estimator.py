@@ -2,45 +2,31 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from pydantic import ValidationError
-from torch import Tensor
 
-from flowvae.building import build_vae
-from flowvae.config import Config
-from flowvae.data import Dataset, Split
-from flowvae.data.scaling import ColumnScaler
-from flowvae.device import choose_device
 from flowvae.errors import UserError, first_complaint
-from flowvae.estimator_settings import Saved, check_same, config_of
-from flowvae.evaluation.common_noise import common_draws
-from flowvae.likelihoods import COLUMNS, REAL
-from flowvae.likelihoods.support import check_support
-from flowvae.processes import first_decides, is_first
-from flowvae.refined import RefinedVAE
-from flowvae.registry import LIKELIHOODS
+from flowvae.estimator_settings import Saved
+from flowvae.imputation import Imputation, impute
 from flowvae.runs import read_model, write_model
-from flowvae.training import Trainer
-from flowvae.vae import VAE
 
 try:
     from sklearn.base import (
-        BaseEstimator,
         ClassNamePrefixFeaturesOutMixin,
         DensityMixin,
         TransformerMixin,
     )
     from sklearn.utils import check_array, check_random_state
-    from sklearn.utils.validation import check_is_fitted, validate_data
+    from sklearn.utils.validation import check_is_fitted
+
+    from flowvae.estimator_training import TrainedVAE
 except ImportError as error:
     raise ImportError(
         "FlowVAE needs scikit-learn 1.6 or later; pip install 'flowvae[sklearn]'"
@@ -49,7 +35,7 @@ except ImportError as error:
 __all__ = ["FlowVAE"]
 
 
-class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseEstimator):
+class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, TrainedVAE):
     """A variational autoencoder with a flow posterior, for arrays X (N, P) of real numbers.
 
     Everything it gives is deterministic once fitted: z ~ q(z|x) is drawn with the same
@@ -73,6 +59,8 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
         num_samples: S, draws of z ~ q(z|x) per row in ``transform``, ``reconstruct`` and
             ``score_samples``.
         refine: steps of optimization of q(z|x) for each row there, see :meth:`flowvae.VAE.refine`.
+        missing: ``"refuse"`` NaN in X, or ``"model"``: a row's log p(x) is then of the values that
+            are there, the encoder is told which are, and :meth:`impute` fills in the others.
         settings: further fields of :class:`flowvae.Config`, such as ``{"constraint": "paper"}``.
         warm_start: a further ``fit`` goes on from what was learned, with Adam's state and the means
             and scales of the first X, for ``epochs`` more passes; of the parameters that shape the
@@ -118,6 +106,7 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
         standardize: bool | str = "auto",
         num_samples: int = 64,
         refine: int = 0,
+        missing: str = "refuse",
         settings: dict[str, Any] | None = None,
         warm_start: bool = False,
         random_state: Any = None,
@@ -139,6 +128,7 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
         self.standardize = standardize
         self.num_samples = num_samples
         self.refine = refine
+        self.missing = missing
         self.settings = settings
         self.warm_start = warm_start
         self.random_state = random_state
@@ -157,13 +147,13 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
         """
         del y
         going_on = self.warm_start and hasattr(self, "model_")
-        X = validate_data(self, X, reset=not going_on, dtype=[np.float64, np.float32])
+        X = self._checked(X, reset=not going_on)
         if going_on:
             self._go_on(X)
         else:
             self._begin(X)
         for _ in range(self.epochs):
-            self._epoch()
+            self._epoch(X)
         return self
 
     def partial_fit(self, X: Any, y: Any = None) -> FlowVAE:
@@ -174,13 +164,13 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
         """
         del y
         first = not hasattr(self, "model_")
-        X = validate_data(self, X, reset=first, dtype=[np.float64, np.float32])
+        X = self._checked(X, reset=first)
         if first:
             self._begin(X)
         else:
             dataset = self._dataset(X)
             self._ready_trainer(dataset).feed(dataset.train)
-        self._epoch()
+        self._epoch(X)
         return self
 
     @torch.no_grad()
@@ -190,7 +180,8 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
         Estimated by ``num_samples`` draws, the same noise for all rows. With a Gaussian posterior
         that is μ up to the mean of that noise.
         """
-        draws = [z.mean(0) for _, z, _ in self._draws(self._inference_model(), X)]
+        model = self._inference_model()
+        draws = [z.mean(0) for _, z, _ in self._draws(model, self._checked(X, reset=False))]
         return torch.cat(draws).double().cpu().numpy()
 
     @torch.no_grad()
@@ -212,6 +203,7 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
     def reconstruct(self, X: Any) -> np.ndarray:
         """The mean of p(x|z) over z ~ q(z|x), by ``num_samples`` draws: (N, P), in X's units."""
         model = self._inference_model()
+        X = self._checked(X, reset=False)
         found = [model.decode(z).mean.mean(0) for _, z, _ in self._draws(model, X)]
         return self._scaler.decode(torch.cat(found))
 
@@ -221,17 +213,47 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
 
         log 1/S Σ_s p(x, z_s) / q(z_s|x), z_s ~ q(z|x), S = ``num_samples``: a lower bound in
         expectation, log p(x) as S → ∞ (arXiv 1509.00519). It is a density of x in its own units:
-        standardising is accounted for.
+        standardising is accounted for. Values that are missing do not count.
         """
         model, found = self._inference_model(), []
+        X = self._checked(X, reset=False)
         for x, z, log_q in self._draws(model, X):
             found.append((model.log_joint(x, z) - log_q).logsumexp(0) - math.log(len(z)))
-        return torch.cat(found).double().cpu().numpy() - self._scaler.log_volume
+        return torch.cat(found).double().cpu().numpy() - self._log_volumes(X)
 
     def score(self, X: Any, y: Any = None) -> float:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The mean of :meth:`score_samples`, in nats per row: higher is better. y is ignored."""
         del y
         return float(self.score_samples(X).mean())
+
+    def impute(
+        self,
+        X: Any,
+        *,
+        samples: int = 500,
+        draws: int = 0,
+        interval: float | None = None,
+        random_state: Any = 0,
+    ) -> Imputation:
+        """Fill in NaN in X (N, P), in its units: see :func:`flowvae.imputation.impute`.
+
+        Args:
+            X: with NaN where a value is missing; of an estimator with ``missing="model"``.
+            samples: S, draws of z per row.
+            draws: M, how many imputations to draw from p(x_mis | x_obs).
+            interval: share of the draws that lie in the intervals, such as 0.9.
+            random_state: seed of all noise.
+
+        Returns:
+            Means, and draws and intervals where they are asked for.
+        """
+        model = self._inference_model()
+        X = self._checked(X, reset=False)
+        self._dataset(X)
+        seed = int(check_random_state(random_state).randint(2**31 - 1))
+        x = self._scaler.encode(X, np.float64)
+        numbers: Any = {"samples": samples, "draws": draws, "interval": interval, "seed": seed}
+        return Imputation.of(impute(model, x, **numbers), X, self._scaler.decode)
 
     @torch.no_grad()
     def sample(self, n_samples: int = 1, random_state: Any = 0) -> np.ndarray:
@@ -289,106 +311,12 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
             found.feature_names_in_ = np.array(about.feature_names_in, object)
         return found
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = self.missing == "model"
+        return tags
+
     @property
     def _n_features_out(self) -> int:
         """For the names of the columns that ``transform`` gives."""
         return self.model_.latent_dim
-
-    def __getstate__(self) -> dict[str, Any]:
-        state: Any = super().__getstate__()
-        state = {key: value for key, value in state.items() if key != "_trainer"}
-        if "model_" in state:  # readable where there is no such device
-            state["model_"] = copy.deepcopy(state["model_"]).cpu()
-        return state
-
-    def _begin(self, X: np.ndarray) -> None:
-        """A new model and its trainer."""
-        self._seed = first_decides(
-            lambda: int(check_random_state(self.random_state).randint(2**31 - 1))
-        )
-        self.config_: Config = config_of(self.get_params(), self._seed)
-        if self.num_samples < 1:
-            raise ValueError(f"num_samples: expected at least 1, got {self.num_samples}")
-        wanted = self.standardize
-        if wanted not in (True, False, "auto"):
-            raise ValueError(f"standardize: expected True, False or 'auto', got {wanted!r}")
-        support = LIKELIHOODS[self.likelihood].support
-        scaled = support in (REAL, COLUMNS) if wanted == "auto" else wanted
-        self.columns_ = ColumnScaler.fit(X, self._names(X)) if scaled else None
-        device = choose_device(self.config_.training.device)
-        dataset = self._dataset(X)
-        model = build_vae(self.config_, (X.shape[1],), columns=self.columns_)
-        self.model_: VAE = model.to(device).eval()
-        self.elbo_: list[float] = []
-        self._trainer = self._new_trainer(dataset)
-
-    def _go_on(self, X: np.ndarray) -> None:
-        """The trainer for more epochs, where its state was kept; else a new one."""
-        config = config_of(self.get_params(), self._seed)
-        check_same(self.config_, config)
-        dataset, state = self._dataset(X), None
-        if hasattr(self, "_trainer"):
-            state = self._trainer.state_dict()
-            config = config.replace(epochs=self._trainer.epoch + self.epochs)
-        self.config_ = config
-        self._trainer = self._new_trainer(dataset)
-        if state is not None:
-            self._trainer.load_state_dict(state)
-
-    def _names(self, X: np.ndarray) -> Sequence[str]:
-        return getattr(self, "feature_names_in_", [f"x_{k + 1}" for k in range(X.shape[1])])
-
-    def _new_trainer(self, dataset: Dataset) -> Trainer:
-        config = self.config_
-        return Trainer(self.model_, dataset, config.training, config.objective, config.seed)
-
-    def _ready_trainer(self, dataset: Dataset) -> Trainer:
-        """The trainer, or a new one where the estimator comes from a file or a pickle."""
-        if not hasattr(self, "_trainer"):
-            self._trainer = self._new_trainer(dataset)
-        return self._trainer
-
-    def _dataset(self, X: np.ndarray) -> Dataset:
-        """X as the model is given it, once it is known to lie in the likelihood's support."""
-        split = Split(self._scaler.encode(X, np.float32))
-        dataset = Dataset("arrays", split, split, (X.shape[1],), columns=self.columns_)
-        check_support(self.config_.model.likelihood, dataset)
-        return dataset
-
-    def _epoch(self) -> None:
-        try:
-            for _ in self._trainer.steps():
-                pass
-            self._trainer.settle()
-        finally:
-            self.model_.eval()
-        elbo = self._trainer.means.read()["elbo"]
-        self.elbo_.append(elbo - self._scaler.log_volume)
-        if self.verbose and is_first():
-            line = f"epoch {len(self.elbo_)}: ELBO {self.elbo_[-1]:.3f} nats per row\n"
-            sys.stderr.write(line)
-
-    def _inference_model(self) -> VAE:
-        """The model in float64, where the device has it: a row's last digits, too, then do not
-        depend on which rows it came with.
-        """
-        check_is_fitted(self)
-        if next(self.model_.parameters()).device.type == "mps":
-            return self.model_
-        return copy.deepcopy(self.model_).double()
-
-    def _draws(self, model: VAE, X: Any) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Rows x (B, P), draws z (S, B, D) ~ q(z|x) and log q(z|x) (S, B), a chunk at a time."""
-        X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
-        self._dataset(X)
-        model = RefinedVAE(model, steps=self.refine) if self.refine else model
-        like = next(model.parameters())
-        at_once = self.model_.draws_at_once(self.num_samples)
-        for part in self._scaler.encode(X, np.float64).split(at_once):
-            x = part.to(like)
-            z, log_q = common_draws(model, x, self.num_samples, self._seed)
-            yield x, z, log_q
-
-    @property
-    def _scaler(self) -> ColumnScaler:
-        return ColumnScaler(self.columns_)

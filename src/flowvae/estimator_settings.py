@@ -13,7 +13,7 @@ __all__ = ["Saved", "check_same", "config_of"]
 
 _FIELDS = (
     *("posterior", "prior", "likelihood", "network", "latent_dim", "epochs", "batch_size"),
-    *("learning_rate", "weight_decay", "max_grad_norm", "device"),
+    *("learning_rate", "weight_decay", "max_grad_norm", "device", "missing"),
 )
 
 
@@ -55,7 +55,7 @@ def check_same(before: Config, after: Config) -> None:
     Raises:
         ValueError: the model's or the training's settings have changed.
     """
-    for section in ("model", "objective", "training"):
+    for section in ("model", "data", "objective", "training"):
         old, new = (getattr(config, section).model_dump() for config in (before, after))
         for name in sorted({*old, *new} - {"epochs"}):
             if old.get(name) != new.get(name):
