@@ -139,7 +139,7 @@ def test_accumulated_gradients_are_those_of_a_larger_batch(small_data):
         terms = model.terms_at(part, model.posterior(part).at_noise(noise[:, rows]))
         return -terms.log_weight.mean(), ElboTerms(*(t.detach() for t in terms))
 
-    fixed.forget = small.objective.forget
+    vars(fixed)["forget"] = small.objective.forget
     large.objective = small.objective = fixed
     one, two = large._update([x]), small._update([x[:50], x[50:]])
     assert one.log_weight.shape == two.log_weight.shape
@@ -156,7 +156,7 @@ def _poisoned(trainer: Trainer, bad: set[int]) -> None:
             loss, terms = loss * math.nan, ElboTerms(*(t * math.nan for t in terms))
         return loss, terms
 
-    poisoned.forget = objective.forget  # pyright: ignore[reportFunctionMemberAccess]
+    vars(poisoned)["forget"] = objective.forget
     trainer.objective = poisoned
 
 
@@ -183,7 +183,7 @@ def test_a_gradient_whose_square_overflows_would_stop_adam_and_is_left_out(small
         loss, terms = objective(model, x, generator, step)
         return loss * 1e25, terms
 
-    steep.forget = trainer.objective.forget
+    vars(steep)["forget"] = trainer.objective.forget
     trainer.objective = steep
     next(trainer.steps())
     assert (int(trainer.skipped), trainer.step) == (1, 0)
@@ -278,7 +278,7 @@ def test_gradients_are_clipped_to_a_multiple_of_their_usual_norm(small_data, mos
         loss, terms = objective(model, x, generator, step)
         return loss * factors.get(next(calls), 1.0), terms
 
-    uneven.forget = trainer.objective.forget
+    vars(uneven)["forget"] = trainer.objective.forget
     trainer.objective = uneven
     norms: list[float] = []
     step = trainer.optimizer.step
