@@ -12,6 +12,7 @@ import click
 from flowvae import __version__
 from flowvae.commands.explore import explore
 from flowvae.commands.export import export
+from flowvae.commands.impute import impute
 from flowvae.commands.options import (
     data_option,
     device_option,
@@ -276,6 +277,7 @@ cli.add_command(reproduce)
 cli.add_command(explore)
 cli.add_command(traverse)
 cli.add_command(interpolate)
+cli.add_command(impute)
 cli.add_command(export)
 cli.add_command(push)
 

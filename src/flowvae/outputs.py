@@ -169,7 +169,7 @@ def _write_data(
         decoded = {name: decode_table(columns, array) for name, array in arrays.items()}
         count = len(next(iter(arrays.values())))
         rows = [
-            [name, *(_cell(column, table[column.name][row]) for column in columns)]
+            [name, *(cell(column, table[column.name][row]) for column in columns)]
             for row in range(count)
             for name, table in decoded.items()
         ]
@@ -180,7 +180,7 @@ def _write_data(
         save_figure(draw(images), out)
 
 
-def _cell(column: Column, value: Any) -> Any:
+def cell(column: Column, value: Any) -> Any:
     """A number to seven digits of its deviation: what float32 knows of a standardised value."""
     if not isinstance(value, float):
         return value

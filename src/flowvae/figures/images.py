@@ -14,7 +14,9 @@ from flowvae.figures.style import new_figure
 from flowvae.outputs import decoded_means
 from flowvae.vae import VAE
 
-__all__ = ["image_grid", "image_pairs", "image_rows", "is_image", "latent_grid"]
+__all__ = ["image_fillings", "image_grid", "image_pairs", "image_rows", "is_image", "latent_grid"]
+
+_MISSING = (0.75, 0.25, 0.2)  # no grey
 
 
 def is_image(shape: tuple[int, ...]) -> bool:
@@ -49,6 +51,28 @@ def image_pairs(pair: tuple[np.ndarray, np.ndarray], columns: int = 8) -> Figure
         rows = np.concatenate([_pad(original[part], columns), _pad(reconstruction[part], columns)])
         _show(axes, _tile(rows, 2, columns))
     figure.suptitle("Test data (above) and reconstructions at z ~ q(z|x) (below)", fontsize=10)
+    return figure
+
+
+def image_fillings(parts: Sequence[np.ndarray], columns: int = 8) -> Figure:
+    """Images with gaps, NaN, shown in red; below each what fills them in, and draws.
+
+    Args:
+        parts: images (n, *shape): those with gaps, means, and any number of draws.
+        columns: how many images in a row.
+    """
+    images = [_in_colour(_channels_last(each)) for each in parts]
+    n, height, width = images[0].shape[:3]
+    columns = min(columns, n)
+    blocks = math.ceil(n / columns)
+    tall = len(images) * 8 * height / (columns * width) + 0.15
+    figure = new_figure(8, blocks * tall + 0.4)
+    for block, axes in enumerate(figure.subplots(blocks, 1, squeeze=False).flat):
+        part = slice(block * columns, (block + 1) * columns)
+        rows = np.concatenate([_pad(each[part], columns) for each in images])
+        _show(axes, _tile(rows, len(images), columns))
+    below = "means" if len(images) == 2 else "means and draws"
+    figure.suptitle(f"What is missing (red), and {below} of p(x_mis | x_obs)", fontsize=10)
     return figure
 
 
@@ -117,6 +141,12 @@ def _channels_last(images: np.ndarray) -> np.ndarray:
     if images.ndim == 4 and images.shape[-1] not in (1, 3):
         images = np.moveaxis(images, 1, -1)
     return images[..., 0] if images.ndim == 4 and images.shape[-1] == 1 else images
+
+
+def _in_colour(images: np.ndarray) -> np.ndarray:
+    """(n, H, W, 3), NaN in red."""
+    images = images if images.ndim == 4 else images[..., None].repeat(3, -1)
+    return np.where(np.isnan(images), _MISSING, images)
 
 
 def _pad(images: np.ndarray, count: int) -> np.ndarray:
