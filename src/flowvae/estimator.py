@@ -12,22 +12,25 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
 from flowvae.building import build_vae
 from flowvae.config import Config
-from flowvae.data import Dataset, Split
+from flowvae.data import Column, Dataset, Split
 from flowvae.data.scaling import ColumnScaler
 from flowvae.device import choose_device
-from flowvae.errors import UserError, first_complaint
-from flowvae.estimator_settings import Saved, check_same, config_of
+from flowvae.estimator_settings import (
+    Saved,
+    check_same,
+    config_of,
+    read_fields,
+    saved_fields,
+    wants_scaling,
+)
 from flowvae.evaluation.common_noise import common_draws
-from flowvae.likelihoods import COLUMNS, REAL
 from flowvae.likelihoods.support import check_support
 from flowvae.processes import first_decides, is_first
 from flowvae.refined import RefinedVAE
-from flowvae.registry import LIKELIHOODS
 from flowvae.runs import read_model, write_model
 from flowvae.training import Trainer
 from flowvae.vae import VAE
@@ -99,6 +102,7 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
 
     n_features_in_: int
     feature_names_in_: np.ndarray
+    _condition: tuple[Column, ...] | None = None  # a subclass may have one
 
     def __init__(
         self,
@@ -196,17 +200,17 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
     @torch.no_grad()
     def inverse_transform(self, X: Any) -> np.ndarray:
         """The mean of p(x|z) at each row z of X (N, D): (N, P), in the units of the data."""
-        check_is_fitted(self)
         model = self._inference_model()
-        X = check_array(X, dtype="numeric")
-        if X.shape[1] != self.model_.latent_dim:
-            raise ValueError(
-                f"X: expected {self.model_.latent_dim} columns, the latent dimensions, "
-                f"got {X.shape[1]}"
-            )
-        z = torch.from_numpy(np.array(X, dtype=np.float64)).to(next(model.parameters()))
+        z = self._latents(X).to(next(model.parameters()))
         chunks = z.split(self.model_.draws_at_once())
         return self._scaler.decode(torch.cat([model.decode(part).mean for part in chunks]))
+
+    def _latents(self, X: Any) -> Tensor:
+        X = check_array(X, dtype="numeric")
+        D = self.model_.latent_dim
+        if X.shape[1] != D:
+            raise ValueError(f"X: expected {D} columns, the latent dimensions, got {X.shape[1]}")
+        return torch.from_numpy(np.array(X, dtype=np.float64))
 
     @torch.no_grad()
     def reconstruct(self, X: Any) -> np.ndarray:
@@ -252,17 +256,14 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
         ``flowvae.load`` reads the model from it too.
         """
         check_is_fitted(self)
-        parameters = self.get_params()
-        if not isinstance(parameters["random_state"], int | None):
-            parameters["random_state"] = None
-        about = {
-            "parameters": parameters,
-            "n_features_in": self.n_features_in_,
-            "feature_names_in": getattr(self, "feature_names_in_", np.array([])).tolist(),
-            "seed": self._seed,
-            "elbo": self.elbo_,
-        }
+        about = saved_fields(self) | self._more_to_save()
         write_model(Path(path), self.model_, self.config_, estimator=json.dumps(about))
+
+    def _more_to_save(self) -> dict[str, Any]:
+        return {}
+
+    def _restore(self, about: Saved) -> None:
+        """Take what :meth:`_more_to_save` gave."""
 
     @classmethod
     def load(cls, path: str | Path, device: str = "cpu", *, trust: bool = False) -> FlowVAE:
@@ -272,21 +273,14 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
             UserError: there is no such file, or it is none of :meth:`save`.
         """
         model, config, metadata = read_model(Path(path), device, trust)
-        if "estimator" not in metadata:
-            raise UserError(f"estimator: expected a file that FlowVAE.save wrote, got {path}")
-        try:
-            about = Saved.model_validate_json(metadata["estimator"])
-            found = cls(**about.parameters)
-        except ValidationError as error:
-            raise UserError(f"estimator: {path}: {': '.join(first_complaint(error))}") from None
-        except TypeError as error:
-            raise UserError(f"estimator: {path}: parameters: {error}") from None
+        found, about = read_fields(cls, path, metadata)
         found.hidden_dims = tuple(about.parameters["hidden_dims"])
         found.model_, found.config_, found.columns_ = model, config, model.columns
         found.n_features_in_, found._seed = about.n_features_in, about.seed
         found.elbo_ = about.elbo
         if about.feature_names_in:
             found.feature_names_in_ = np.array(about.feature_names_in, object)
+        found._restore(about)
         return found
 
     @property
@@ -301,32 +295,33 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
             state["model_"] = copy.deepcopy(state["model_"]).cpu()
         return state
 
-    def _begin(self, X: np.ndarray) -> None:
-        """A new model and its trainer."""
+    def _begin(self, X: np.ndarray, given: Tensor | None = None) -> None:
+        """A new model and its trainer, for rows under conditions ``given`` (N, C), if any."""
         self._seed = first_decides(
             lambda: int(check_random_state(self.random_state).randint(2**31 - 1))
         )
-        self.config_: Config = config_of(self.get_params(), self._seed)
+        self.config_: Config = self._configured()
         if self.num_samples < 1:
             raise ValueError(f"num_samples: expected at least 1, got {self.num_samples}")
-        wanted = self.standardize
-        if wanted not in (True, False, "auto"):
-            raise ValueError(f"standardize: expected True, False or 'auto', got {wanted!r}")
-        support = LIKELIHOODS[self.likelihood].support
-        scaled = support in (REAL, COLUMNS) if wanted == "auto" else wanted
+        scaled = wants_scaling(self.standardize, self.likelihood)
         self.columns_ = ColumnScaler.fit(X, self._names(X)) if scaled else None
         device = choose_device(self.config_.training.device)
-        dataset = self._dataset(X)
-        model = build_vae(self.config_, (X.shape[1],), columns=self.columns_)
+        dataset = self._dataset(X, given)
+        model = build_vae(
+            self.config_, (X.shape[1],), columns=self.columns_, condition=self._condition
+        )
         self.model_: VAE = model.to(device).eval()
         self.elbo_: list[float] = []
         self._trainer = self._new_trainer(dataset)
 
-    def _go_on(self, X: np.ndarray) -> None:
+    def _configured(self) -> Config:
+        return config_of(self.get_params(), self._seed)
+
+    def _go_on(self, X: np.ndarray, given: Tensor | None = None) -> None:
         """The trainer for more epochs, where its state was kept; else a new one."""
-        config = config_of(self.get_params(), self._seed)
+        config = self._configured()
         check_same(self.config_, config)
-        dataset, state = self._dataset(X), None
+        dataset, state = self._dataset(X, given), None
         if hasattr(self, "_trainer"):
             state = self._trainer.state_dict()
             config = config.replace(epochs=self._trainer.epoch + self.epochs)
@@ -348,10 +343,11 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
             self._trainer = self._new_trainer(dataset)
         return self._trainer
 
-    def _dataset(self, X: np.ndarray) -> Dataset:
+    def _dataset(self, X: np.ndarray, given: Tensor | None = None) -> Dataset:
         """X as the model is given it, once it is known to lie in the likelihood's support."""
-        split = Split(self._scaler.encode(X, np.float32))
-        dataset = Dataset("arrays", split, split, (X.shape[1],), columns=self.columns_)
+        split = Split(self._scaler.encode(X, np.float32), condition=given)
+        about = {"columns": self.columns_, "condition": self._condition}
+        dataset = Dataset("arrays", split, split, (X.shape[1],), **about)
         check_support(self.config_.model.likelihood, dataset)
         return dataset
 
@@ -377,14 +373,22 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
             return self.model_
         return copy.deepcopy(self.model_).double()
 
-    def _draws(self, model: VAE, X: Any) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Rows x (B, P), draws z (S, B, D) ~ q(z|x) and log q(z|x) (S, B), a chunk at a time."""
+    def _draws(
+        self, model: VAE, X: Any, given: Tensor | None = None
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Rows x (B, P), draws z (S, B, D) ~ q(z|x) and log q(z|x) (S, B), a chunk at a time.
+
+        Under conditions ``given``, (C,) or (N, C), rows x are (B, P + C).
+        """
         X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
         self._dataset(X)
         model = RefinedVAE(model, steps=self.refine) if self.refine else model
         like = next(model.parameters())
         at_once = self.model_.draws_at_once(self.num_samples)
-        for part in self._scaler.encode(X, np.float64).split(at_once):
+        rows = self._scaler.encode(X, np.float64)
+        if given is not None:
+            rows = torch.cat([rows, given.to(rows).expand(len(rows), -1)], 1)
+        for part in rows.split(at_once):
             x = part.to(like)
             z, log_q = common_draws(model, x, self.num_samples, self._seed)
             yield x, z, log_q
