@@ -175,7 +175,9 @@ def test_the_classifier_answers_in_float64_for_what_q_says():
     model = FlowVAEClassifier(**{**SMALL, "epochs": 3}, settings={"objective": "m2"}).fit(X, y)
     rows = torch.from_numpy((X - X.mean(0)) / X.std(0))
     with torch.no_grad():
-        expected = model._inference_model().classifier(rows).softmax(-1).numpy()
+        q = model._inference_model().classifier
+        assert q is not None
+        expected = q(rows).softmax(-1).numpy()
     np.testing.assert_allclose(model.predict_proba(X), expected, atol=1e-9)
 
 

@@ -7,6 +7,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -346,8 +347,8 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, B
     def _dataset(self, X: np.ndarray, given: Tensor | None = None) -> Dataset:
         """X as the model is given it, once it is known to lie in the likelihood's support."""
         split = Split(self._scaler.encode(X, np.float32), condition=given)
-        about = {"columns": self.columns_, "condition": self._condition}
-        dataset = Dataset("arrays", split, split, (X.shape[1],), **about)
+        dataset = Dataset("arrays", split, split, (X.shape[1],), columns=self.columns_)
+        dataset = replace(dataset, condition=self._condition)
         check_support(self.config_.model.likelihood, dataset)
         return dataset
 

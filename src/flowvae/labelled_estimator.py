@@ -39,11 +39,14 @@ class LabelledVAE(FlowVAE):
     predict_with: str
     _semi_supervised: bool
 
-    def _validated(self, X: Any, y: Any, reset: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _validated(
+        self, X: Any, y: Any, *, reset: bool
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """X (N, P), the labels there are, and which rows have one (N,)."""
         labels, known = known_labels(y, self.unlabelled)
         if y is None or known.all():  # of None scikit-learn says what it expects
-            X, y = validate_data(self, X, y, reset=reset, dtype=DTYPES)
+            given: Any = y
+            X, y = validate_data(self, X, given, reset=reset, dtype=DTYPES)
             check_classification_targets(y)
             return X, y, np.ones(len(y), bool)
         X = validate_data(self, X, reset=reset, dtype=DTYPES)
