@@ -14,6 +14,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from flowvae.data.columns import condition_in_words
 from flowvae.data.images import opened_picture
 from flowvae.errors import UserError
 from flowvae.evaluation import Evaluation
@@ -52,10 +53,18 @@ def _settings(run: Run) -> list[tuple[str, str]]:
         more = f" and {len(names) - 8} more" if len(names) > 8 else ""
         shape = f"columns {', '.join(names[:8])}{more}"
     K = config.model.posterior.options().get("num_flows")
+    more = []
+    if model.condition is not None:
+        labelled = config.data.labelled
+        some = "" if labelled is None else f", {labelled:,} of the train data labelled"
+        more.append(("conditioned on", condition_in_words(model.condition) + some))
+    if model.missing:
+        more.append(("missing values", "may be; the likelihood is of those that are there"))
     return [
         ("status", _or_complaint(lambda: _status(run))),
         ("preset", str(config.preset)),
         ("data", f"{config.data.source} ({shape}), binarization {config.data.binarization}"),
+        *more,
         ("latent dimensions D", str(model.latent_dim)),
         ("posterior", config.model.posterior.name + ("" if K is None else f", K = {K} flows")),
         ("prior", config.model.prior.name),

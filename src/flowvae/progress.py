@@ -15,6 +15,7 @@ from rich.console import Console
 
 from flowvae.config import Config
 from flowvae.data import Dataset
+from flowvae.data.summary import conditions_and_gaps
 from flowvae.evaluation import Evaluation
 from flowvae.training import RunningMeans
 
@@ -61,6 +62,7 @@ class Progress:
             f"{dataset.name}: {len(dataset.train):,} train, {len(dataset.test):,} test"
             f"{grey if pseudo else f'; binarization {dataset.binarization}'}"
         )
+        self._heading += "".join(f"; {text}" for text in conditions_and_gaps(dataset))
         self._folder = folder
         self._bar = progress.Progress(
             progress.TextColumn("{task.description}"),
@@ -124,7 +126,7 @@ class Progress:
 
     def epoch(self, row: dict[str, float]) -> None:
         """After each epoch."""
-        self._test = f" · test {row['test_elbo']:.2f}"
+        self._test = f" · test {row['test_elbo']:.2f}{_accuracy(row)}"
         if self._live and self._notebook is None:
             return
         train = {name.removeprefix("train_"): value for name, value in row.items()}
@@ -229,6 +231,16 @@ def _terms(found: dict[str, float]) -> str:
         f"{found['elbo']:.2f} = log p(x|z) {found['log_likelihood']:.2f} - KL {found['kl']:.2f}"
         f" (Σ ladj {found['ladj']:.2f})"
     )
+
+
+def _accuracy(row: dict[str, float]) -> str:
+    """The classifier's share of right classes on each split, where there is one."""
+    shares = [
+        f"{name} {row[f'{name}_accuracy']:.1%}"
+        for name in ("train", "validation", "test")
+        if f"{name}_accuracy" in row
+    ]
+    return f" · classified {', '.join(shares)}" if shares else ""
 
 
 def _clock(seconds: float) -> str:

@@ -9,6 +9,8 @@ from typing import Any
 import click
 
 from flowvae.commands.options import (
+    condition_of,
+    condition_option,
     data_option,
     open_with,
     out_option,
@@ -20,11 +22,7 @@ from flowvae.errors import UserError
 __all__ = ["interpolate", "traverse"]
 
 _DATUM = click.IntRange(0, 2**63 - 1)
-_condition = click.option(
-    "--condition",
-    help="Of a conditional run, what all is decoded under: a class or number, or NAME=VALUE for "
-    "each column, with commas between.  [the test datum's own]",
-)
+_condition = condition_option("All is decoded under it.  [the test datum's own]")
 _steps = click.option(
     "--steps", type=click.IntRange(2, 1000), default=9, help="How many z on a way.  [9]"
 )
@@ -73,11 +71,10 @@ def traverse(
             )
         chosen = [int(axis) for axis in directions.split(",")]
 
-    from flowvae.data.condition_texts import condition_from_text
     from flowvae.traversal import traverse as run_traverse
 
     opened = open_with(run, options)
-    given = None if condition is None else condition_from_text(opened.model.condition, condition)
+    given = condition_of(opened, condition)
     out = out or opened.path / "traversal.png"
     run_traverse(opened, datum, directions=chosen, condition=given, out=out, **options)
     click.echo(f"Wrote {out}")
@@ -96,7 +93,7 @@ def traverse(
 @_condition
 @click.option(
     "--to-condition",
-    metavar="TEXT",
+    metavar="VALUE",
     help="What the way ends under, where it is to change the condition as well.",
 )
 @_steps
@@ -127,7 +124,6 @@ def interpolate(
 
     from torch import cat
 
-    from flowvae.data.condition_texts import condition_from_text
     from flowvae.data.conditions import encode_condition
     from flowvae.traversal import interpolate as run_interpolate
 
@@ -135,7 +131,7 @@ def interpolate(
     if condition is not None:
         columns = opened.model.condition
         ends = [condition] if to_condition is None else [condition, to_condition]
-        given = cat([encode_condition(columns, condition_from_text(columns, t), 1) for t in ends])
+        given = cat([encode_condition(columns, condition_of(opened, t), 1) for t in ends])
     out = out or opened.path / "interpolation.png"
     run_interpolate(opened, *between, condition=given, out=out, **options)
     click.echo(f"Wrote {out}")

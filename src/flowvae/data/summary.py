@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from flowvae.data.columns import Column
+from flowvae.data.columns import Column, condition_in_words
 from flowvae.data.dataset import Dataset
 from flowvae.data.rows import FileRows
 
-__all__ = ["summary"]
+__all__ = ["conditions_and_gaps", "summary"]
 
 _MOST_COLUMNS = 40
+_ROWS_AT_ONCE = 1000
 
 
 def summary(dataset: Dataset) -> str:
@@ -36,12 +37,44 @@ def summary(dataset: Dataset) -> str:
     lines = [("data", ", ".join(about)), ("splits", _splits(dataset))]
     if dataset.train.labels is not None:
         lines.append(("labels", _labels(dataset)))
+    lines += [("also", text) for text in conditions_and_gaps(dataset)]
     columns = dataset.columns or ()
     lines += [("column", _column(column)) for column in columns[:_MOST_COLUMNS]]
     if len(columns) > _MOST_COLUMNS:
         lines.append(("", f"and {len(columns) - _MOST_COLUMNS} more"))
     lines += [("note", note) for note in dataset.notes]
     return "\n".join([dataset.name, *(f"  {name:<12} {text}" for name, text in lines)])
+
+
+def conditions_and_gaps(dataset: Dataset) -> list[str]:
+    """What is beside the values, and what lacks of them: nothing of most data.
+
+    Examples:
+        >>> import numpy as np
+        >>> x = np.array([[1.0, np.nan], [3.0, 4.0]])
+        >>> conditions_and_gaps(Dataset.from_arrays(x, x, missing=True))
+        ['25.0% of the values missing']
+    """
+    found, train = [], dataset.train
+    if dataset.condition is not None:
+        found.append(f"conditioned on {condition_in_words(dataset.condition)}")
+    if train.condition is not None:
+        known = int((~train.condition.isnan().any(1)).sum())
+        if known < len(train):
+            found.append(f"{known:,} of {len(train):,} train data labelled")
+    if any(split.has_missing for split in dataset.splits.values()):
+        found.append(f"{_missing_share(dataset):.1%} of the values missing")
+    return found
+
+
+def _missing_share(dataset: Dataset) -> float:
+    missing = count = 0
+    for split in dataset.splits.values():
+        for start in range(0, len(split), _ROWS_AT_ONCE):
+            part = split.data[start : start + _ROWS_AT_ONCE]
+            missing += int(part.isnan().sum())
+            count += part.numel()
+    return missing / count
 
 
 def _splits(dataset: Dataset) -> str:
@@ -57,7 +90,10 @@ def _labels(dataset: Dataset) -> str:
     labels = dataset.train.labels
     if labels is None or labels.is_floating_point():
         return "quantities"
-    return f"whole numbers, {int(labels.min())} to {int(labels.max())}"
+    known = labels[labels >= 0] if len(labels) else labels
+    if not len(known):
+        return "none is known"
+    return f"whole numbers, {int(known.min())} to {int(known.max())}"
 
 
 def _column(column: Column) -> str:

@@ -13,7 +13,7 @@ from flowvae.distributions import DiagonalGaussian, MixtureDistribution
 from flowvae.explorer.arrays import Arrays
 from flowvae.likelihoods.bernoulli import Bernoulli
 from flowvae.likelihoods.real import Gaussian
-from flowvae.networks.inputs import RowEncoder
+from flowvae.networks.inputs import RowDecoder, RowEncoder
 from flowvae.networks.mlp import ACTIVATIONS, MLP
 from flowvae.posteriors.gaussian import GaussianPosterior
 from flowvae.posteriors.planar import PlanarPosterior
@@ -37,7 +37,8 @@ def why_not_live(model: VAE) -> str | None:
         or (isinstance(likelihood, Gaussian) and likelihood.outputs_per_dim == 1)
     ):
         return "a likelihood other than bernoulli and gaussian with one sigma"
-    if not isinstance(_encoder(model), MLP):  # of other likelihoods the encoder is wrapped
+    # Of other likelihoods the encoder is wrapped.
+    if not (isinstance(_encoder(model), MLP) and _is_mlp(_decoder(model)[0])):
         return "a network other than an MLP"
     if not isinstance(head, GaussianPosterior | PlanarPosterior):
         return "a posterior other than planar and Gaussian"
@@ -71,13 +72,31 @@ def _encoder(model: VAE) -> nn.Module:
     return encoder
 
 
+def _decoder(model: VAE) -> tuple[nn.Module, nn.Linear | None]:
+    """What takes z and the condition, and what the condition adds to the outputs directly."""
+    decoder = model.decoder
+    if isinstance(decoder, RowDecoder):
+        return decoder.body, decoder.direct
+    return decoder, None
+
+
+def _is_mlp(decoder: nn.Module) -> bool:
+    """Whether it is an MLP and an affine layer, as :meth:`MLP.decoder` makes it."""
+    kinds = [type(module) for module in decoder.children()]
+    return type(decoder) is nn.Sequential and kinds == [MLP, nn.Linear]
+
+
 @torch.no_grad()
 def live_model(model: VAE, arrays: Arrays) -> dict[str, Any]:
     """Layers, flows, likelihood and prior; the numbers go to ``arrays``.
 
-    Of a conditional model the first layers of encoder and decoder have the weights of the condition
-    apart, as ``given``, and the prior has slopes.
+    Of a conditional model the layers that see the condition have its weights apart, as ``given``,
+    and the prior has slopes.
     """
+    decoder, direct = _decoder(model)
+    layers = _layers([decoder], arrays, model.condition_dim)
+    if direct is not None:
+        layers[-1]["given"] = arrays.add(direct.weight)
     head, C = model.posterior_head, model.condition_dim
     planar = isinstance(head, PlanarPosterior)
     shared = None
@@ -92,7 +111,7 @@ def live_model(model: VAE, arrays: Arrays) -> dict[str, Any]:
             "bound": head.bound if planar else None,
             "shared": shared,
         },
-        "decoder": _layers([model.decoder], arrays, C),
+        "decoder": layers,
         "likelihood": _likelihood(model),
         "prior": _prior(model, arrays),
     }

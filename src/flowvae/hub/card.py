@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from flowvae.config import Config, Part, outside_modules
+from flowvae.data.columns import condition_in_words
 from flowvae.evaluation import Evaluation
 from flowvae.hub.environment import Environment
 from flowvae.likelihoods import measure_of
@@ -13,6 +14,9 @@ from flowvae.progress import evaluation_text
 from flowvae.vae import VAE
 
 __all__ = ["card"]
+
+_MOST_CLASSES = 20  # that are named
+_LONGEST_VALUE = 60  # characters of a class that stands in the code
 
 
 def card(
@@ -63,15 +67,20 @@ def _what(model: VAE, config: Config) -> str:
         if model.columns is not None
         else f"data of {shape} values"
     )
+    given = "" if model.condition is None else ", y"
+    more = "" if model.condition is None else f"| conditioned on y | {_condition(model)} |\n"
+    more += "| missing values | NaN; the likelihood is of the others |\n" if model.missing else ""
+    conditional = given and getattr(model.prior, "conditional", False)
     data = f"{code_text(config.data.public_source)}, binarization `{config.data.binarization}`"
     return (
         f"A variational autoencoder of {values}, made with flowvae.\n\n"
         "| | |\n|---|---|\n"
         f"| data | {data} |\n"
+        f"{more}"
         f"| latent dimensions | {model.latent_dim} |\n"
-        f"| posterior q(z\\|x) | {_part(described.posterior)} |\n"
-        f"| prior p(z) | {_part(described.prior)} |\n"
-        f"| likelihood p(x\\|z) | {_part(described.likelihood)} |\n"
+        f"| posterior q(z\\|x{given}) | {_part(described.posterior)} |\n"
+        f"| prior p(z{chr(92) + '|y' if conditional else ''}) | {_part(described.prior)} |\n"
+        f"| likelihood p(x\\|z{given}) | {_part(described.likelihood)} |\n"
         f"| networks | {_part(described.network)} |\n"
         f"| parameters | {sum(each.numel() for each in model.parameters()):,} |"
     )
@@ -79,16 +88,51 @@ def _what(model: VAE, config: Config) -> str:
 
 def _use(model: VAE, name: str, config: Config) -> str:
     trust = ", trust=True" if outside_modules(config.model_dump()) else ""
+    lines = [f'model = flowvae.load("hf://{name}"{trust})']
+    if model.condition is None:
+        lines += [f"x = model.sample(64)  # means of p(x|z) at z ~ p(z), (64, {model.data_dim})"]
+    else:
+        lines += [
+            f"y = {_some_condition(model)}  # what to condition on",
+            f"x = model.sample(64, condition=y)  # means of p(x|z, y), (64, {model.data_dim})",
+        ]
+    if model.missing:
+        lines += ['x[:, ::2] = float("nan")  # a value that is missing']
+    if model.condition is None:
+        lines += ["z = model.posterior(x).rsample()  # z ~ q(z|x)"]
+    else:
+        lines += ["z = model.posterior(x, condition=y).rsample()  # z ~ q(z|x, y)"]
+    if model.classifier is not None:
+        lines += ["log_q = model.classifier(x).log_softmax(-1)  # log q(y|x) of each class"]
+    code = "\n".join(lines)
     return (
         "## Use\n\n"
         "```python\n"
         "import flowvae\n\n"
-        f'model = flowvae.load("hf://{name}"{trust})\n'
-        f"x = model.sample(64)  # means of p(x|z) at z ~ p(z), (64, {model.data_dim})\n"
-        "z = model.posterior(x).rsample()  # z ~ q(z|x)\n"
+        f"{code}\n"
         "```\n\n"
         "The weights are safetensors, and opening them executes nothing that they say."
     )
+
+
+def _condition(model: VAE) -> str:
+    """The columns of the condition, and the first of their categories."""
+    columns = model.condition or ()
+    if len(columns) != 1 or not columns[0].categories:
+        return plain_text(condition_in_words(columns))
+    names = ", ".join(columns[0].categories[:_MOST_CLASSES])
+    more = ", …" if len(columns[0].categories) > _MOST_CLASSES else ""
+    return plain_text(f"{condition_in_words(columns)}: {names}{more}")
+
+
+def _some_condition(model: VAE) -> str:
+    """Python for a condition of this model: its first category, or the mean of a number."""
+    columns = model.condition or ()
+    if len(columns) == 1:
+        text = repr(columns[0].categories[0] if columns[0].categories else columns[0].mean)
+        if len(text) <= _LONGEST_VALUE:
+            return text
+    return "{c.name: c.categories[0] if c.categories else c.mean for c in model.condition}"
 
 
 def _figures(model: VAE, evaluation: Evaluation | None) -> str:

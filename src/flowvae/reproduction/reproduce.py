@@ -128,12 +128,15 @@ def _quick_settings(folder: Path) -> dict[str, Any]:
     file = folder / "small.npz"
     if not file.exists():
         data = load_dataset("mnist")
-        train, test = (
-            split.values(slice(count)).reshape(-1, *data.data_shape).numpy()
-            for split, count in ((data.train, _QUICK_TRAIN), (data.test, _QUICK_TEST))
-        )
+        arrays = {}
+        for name, count in (("train", _QUICK_TRAIN), ("test", _QUICK_TEST)):
+            split = data.splits[name]
+            values = split.values(slice(count)).reshape(-1, *data.data_shape)
+            arrays[f"x_{name}"] = values.numpy()
+            if split.labels is not None:  # of which some tables learn
+                arrays[f"y_{name}"] = split.labels[:count].numpy()
         with replacing(file) as temporary, temporary.open("wb") as stream:
-            np.savez(stream, x_train=train, x_test=test)
+            np.savez(stream, **arrays)
     return {**QUICK, "data": str(file)}
 
 

@@ -115,13 +115,16 @@ function shifted(values, slopes, y) {
   return Float64Array.from(values, (v, i) => y.reduce((sum, c, j) => sum + c * slopes[j * n + i], v));
 }
 
-/** Layers under a condition y: what it adds to the first layer is part of that layer's bias. */
-function layersGiven([first, ...others], y) {
+/** Layers under a condition y: what it adds to a layer that sees it is part of that layer's bias. */
+function layersGiven(layers, y) {
   const C = y.length;
-  const bias = Float32Array.from(first.bias, (b, h) =>
-    y.reduce((sum, c, j) => sum + c * first.given[h * C + j], b),
-  );
-  return [{ ...first, bias }, ...others];
+  return layers.map((layer) => {
+    if (!layer.given) return layer;
+    const bias = Float32Array.from(layer.bias, (b, h) =>
+      y.reduce((sum, c, j) => sum + c * layer.given[h * C + j], b),
+    );
+    return { ...layer, bias };
+  });
 }
 
 /** The whole model, computed in the page. */
