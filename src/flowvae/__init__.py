@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from flowvae.exporting import export
     from flowvae.hub.pushing import push
     from flowvae.imputer import FlowImputer
+    from flowvae.imputing import impute
     from flowvae.outputs import encode, reconstruct, sample
     from flowvae.reproduction.reproduce import reproduce
     from flowvae.runs import Run, load, open_run
@@ -50,6 +51,7 @@ __all__ = [
     "evaluate_full",
     "explore",
     "export",
+    "impute",
     "interpolate",
     "load",
     "load_config",
@@ -71,6 +73,7 @@ _HOME = {
     "classify": "flowvae.classification",
     "FlowVAEClassifier": "flowvae.classifier",
     "FlowImputer": "flowvae.imputer",
+    "impute": "flowvae.imputing",
     "FlowVAE": "flowvae.estimator",
     **dict.fromkeys(["compare", "evaluate", "evaluate_full"], "flowvae.evaluating"),
     "explore": "flowvae.explorer.explore",

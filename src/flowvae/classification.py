@@ -32,6 +32,7 @@ __all__ = [
     "class_log_probs",
     "classify",
     "classify_split",
+    "log_class_prior",
     "log_posterior",
 ]
 
@@ -171,10 +172,15 @@ def log_posterior(
         >>> log_posterior(torch.tensor([0.0, 0.0]), [3, 1]).exp()
         tensor([0.7500, 0.2500])
     """
-    return (log_probs + _log_prior(prior, log_probs.shape[-1]).to(log_probs)).log_softmax(-1)
+    return (log_probs + log_class_prior(prior, log_probs.shape[-1]).to(log_probs)).log_softmax(-1)
 
 
-def _log_prior(prior: Sequence[float] | Tensor | None, K: int) -> Tensor:
+def log_class_prior(prior: Sequence[float] | Tensor | None, K: int) -> Float[Tensor, " K"]:
+    """Log p(y) of any positive numbers, divided by their sum; uniform if there are none.
+
+    Raises:
+        UserError: they are not K positive numbers.
+    """
     if prior is None:
         return torch.full((K,), -math.log(K), dtype=torch.float64)
     p = torch.as_tensor(prior, dtype=torch.float64)
@@ -232,7 +238,7 @@ def classify_split(
     """
     classes, _ = _classes(model)
     K, N = len(classes), len(split)
-    log_prior = _log_prior(prior, K)
+    log_prior = log_class_prior(prior, K)
     parameter = next(model.parameters())
     generator = torch.Generator(parameter.device).manual_seed(seed)
     log_probs = torch.empty(N, K, dtype=torch.float64)
@@ -332,7 +338,7 @@ def classify(
         p = None if prior == "uniform" else class_frequencies(own.dataset)
     else:
         p = prior
-        _log_prior(p, len(classes))
+        log_class_prior(p, len(classes))
     given = opened(own, device, data)
     test = given.dataset.test
     test = test if count is None else test.at_most(count)

@@ -13,6 +13,7 @@ from flowvae import __version__
 from flowvae.commands.classify import classify
 from flowvae.commands.explore import explore
 from flowvae.commands.export import export
+from flowvae.commands.impute import impute
 from flowvae.commands.options import (
     condition_of,
     condition_option,
@@ -288,6 +289,7 @@ cli.add_command(reproduce)
 cli.add_command(explore)
 cli.add_command(traverse)
 cli.add_command(interpolate)
+cli.add_command(impute)
 cli.add_command(export)
 cli.add_command(push)
 

@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import ValidationError
+from torch import Tensor
 
-from flowvae.errors import UserError, first_complaint
-from flowvae.estimator_settings import Saved
+from flowvae.estimator_settings import Saved, read_fields, saved_fields
 from flowvae.imputation import Imputation, impute
 from flowvae.runs import read_model, write_model
 
@@ -187,17 +186,17 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, T
     @torch.no_grad()
     def inverse_transform(self, X: Any) -> np.ndarray:
         """The mean of p(x|z) at each row z of X (N, D): (N, P), in the units of the data."""
-        check_is_fitted(self)
         model = self._inference_model()
-        X = check_array(X, dtype="numeric")
-        if X.shape[1] != self.model_.latent_dim:
-            raise ValueError(
-                f"X: expected {self.model_.latent_dim} columns, the latent dimensions, "
-                f"got {X.shape[1]}"
-            )
-        z = torch.from_numpy(np.array(X, dtype=np.float64)).to(next(model.parameters()))
+        z = self._latents(X).to(next(model.parameters()))
         chunks = z.split(self.model_.draws_at_once())
         return self._scaler.decode(torch.cat([model.decode(part).mean for part in chunks]))
+
+    def _latents(self, X: Any) -> Tensor:
+        X = check_array(X, dtype="numeric")
+        D = self.model_.latent_dim
+        if X.shape[1] != D:
+            raise ValueError(f"X: expected {D} columns, the latent dimensions, got {X.shape[1]}")
+        return torch.from_numpy(np.array(X, dtype=np.float64))
 
     @torch.no_grad()
     def reconstruct(self, X: Any) -> np.ndarray:
@@ -274,17 +273,14 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, T
         ``flowvae.load`` reads the model from it too.
         """
         check_is_fitted(self)
-        parameters = self.get_params()
-        if not isinstance(parameters["random_state"], int | None):
-            parameters["random_state"] = None
-        about = {
-            "parameters": parameters,
-            "n_features_in": self.n_features_in_,
-            "feature_names_in": getattr(self, "feature_names_in_", np.array([])).tolist(),
-            "seed": self._seed,
-            "elbo": self.elbo_,
-        }
+        about = saved_fields(self) | self._more_to_save()
         write_model(Path(path), self.model_, self.config_, estimator=json.dumps(about))
+
+    def _more_to_save(self) -> dict[str, Any]:
+        return {}
+
+    def _restore(self, about: Saved) -> None:
+        """Take what :meth:`_more_to_save` gave."""
 
     @classmethod
     def load(cls, path: str | Path, device: str = "cpu", *, trust: bool = False) -> FlowVAE:
@@ -294,21 +290,14 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, T
             UserError: there is no such file, or it is none of :meth:`save`.
         """
         model, config, metadata = read_model(Path(path), device, trust)
-        if "estimator" not in metadata:
-            raise UserError(f"estimator: expected a file that FlowVAE.save wrote, got {path}")
-        try:
-            about = Saved.model_validate_json(metadata["estimator"])
-            found = cls(**about.parameters)
-        except ValidationError as error:
-            raise UserError(f"estimator: {path}: {': '.join(first_complaint(error))}") from None
-        except TypeError as error:
-            raise UserError(f"estimator: {path}: parameters: {error}") from None
+        found, about = read_fields(cls, path, metadata)
         found.hidden_dims = tuple(about.parameters["hidden_dims"])
         found.model_, found.config_, found.columns_ = model, config, model.columns
         found.n_features_in_, found._seed = about.n_features_in, about.seed
         found.elbo_ = about.elbo
         if about.feature_names_in:
             found.feature_names_in_ = np.array(about.feature_names_in, object)
+        found._restore(about)
         return found
 
     def __sklearn_tags__(self) -> Any:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from flowvae.config import Config, resolve_config
+from flowvae.errors import UserError, first_complaint
+from flowvae.likelihoods import COLUMNS, REAL
+from flowvae.registry import LIKELIHOODS
 
-__all__ = ["Saved", "check_same", "config_of"]
+__all__ = ["Saved", "check_same", "config_of", "read_fields", "saved_fields", "wants_scaling"]
 
 _FIELDS = (
     *("posterior", "prior", "likelihood", "network", "latent_dim", "epochs", "batch_size"),
@@ -73,3 +77,49 @@ class Saved(BaseModel):
     feature_names_in: list[str]
     seed: int
     elbo: list[float]
+    classes: Any = None  # of a classifier
+
+
+def saved_fields(estimator: Any) -> dict[str, Any]:
+    """What :class:`Saved` has of any fitted estimator, in plain values."""
+    parameters = estimator.get_params()
+    if not isinstance(parameters["random_state"], int | None):
+        parameters["random_state"] = None
+    names = getattr(estimator, "feature_names_in_", None)
+    return {
+        "parameters": parameters,
+        "n_features_in": estimator.n_features_in_,
+        "feature_names_in": [] if names is None else names.tolist(),
+        "seed": estimator._seed,
+        "elbo": estimator.elbo_,
+    }
+
+
+def read_fields(kind: Any, path: str | Path, header: Mapping[str, str]) -> tuple[Any, Saved]:
+    """An estimator with the saved parameters, and what else was saved.
+
+    Raises:
+        UserError: the header of the file is none of an estimator of this kind.
+    """
+    if "estimator" not in header:
+        raise UserError(f"estimator: expected a file that {kind.__name__}.save wrote, got {path}")
+    try:
+        about = Saved.model_validate_json(header["estimator"])
+        return kind(**about.parameters), about
+    except ValidationError as error:
+        raise UserError(f"estimator: {path}: {': '.join(first_complaint(error))}") from None
+    except TypeError as error:
+        raise UserError(f"estimator: {path}: parameters: {error}") from None
+
+
+def wants_scaling(standardize: Any, likelihood: str) -> bool:
+    """Whether columns are standardised, ``"auto"`` where the likelihood lives on all of R.
+
+    Raises:
+        ValueError: it is neither a truth value nor ``"auto"``.
+    """
+    if standardize not in (True, False, "auto"):
+        raise ValueError(f"standardize: expected True, False or 'auto', got {standardize!r}")
+    if standardize == "auto":
+        return LIKELIHOODS[likelihood].support in (REAL, COLUMNS)
+    return bool(standardize)

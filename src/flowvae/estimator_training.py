@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,13 +21,11 @@ from flowvae.data import Dataset, Split
 from flowvae.data.columns import Column
 from flowvae.data.scaling import ColumnScaler
 from flowvae.device import choose_device
-from flowvae.estimator_settings import check_same, config_of
+from flowvae.estimator_settings import check_same, config_of, wants_scaling
 from flowvae.evaluation.common_noise import common_draws
-from flowvae.likelihoods import COLUMNS, REAL
 from flowvae.likelihoods.support import check_support
 from flowvae.processes import first_decides, is_first
 from flowvae.refined import RefinedVAE
-from flowvae.registry import LIKELIHOODS
 from flowvae.training import Trainer
 from flowvae.vae import VAE
 
@@ -48,6 +47,7 @@ class TrainedVAE(BaseEstimator):
     refine: int
     standardize: bool | str
     verbose: int
+    _condition: tuple[Column, ...] | None = None  # a subclass may have one
     _seed: int
     _trainer: Trainer
 
@@ -58,29 +58,28 @@ class TrainedVAE(BaseEstimator):
             state["model_"] = copy.deepcopy(state["model_"]).cpu()
         return state
 
-    def _begin(self, X: np.ndarray) -> None:
-        """A new model and its trainer."""
+    def _begin(self, X: np.ndarray, given: Tensor | None = None) -> None:
+        """A new model and its trainer, for rows under conditions ``given`` (N, C), if any."""
         self._seed = first_decides(
             lambda: int(check_random_state(self.random_state).randint(2**31 - 1))
         )
-        self.config_ = config_of(self.get_params(), self._seed)
+        self.config_ = self._configured()
         if self.num_samples < 1:
             raise ValueError(f"num_samples: expected at least 1, got {self.num_samples}")
-        wanted = self.standardize
-        if wanted not in (True, False, "auto"):
-            raise ValueError(f"standardize: expected True, False or 'auto', got {wanted!r}")
         if self.missing not in ("refuse", "model"):
             raise ValueError(f"missing: expected 'refuse' or 'model', got {self.missing!r}")
         self._check_columns(X)
-        support = LIKELIHOODS[self.likelihood].support
-        scaled = support in (REAL, COLUMNS) if wanted == "auto" else wanted
+        scaled = wants_scaling(self.standardize, self.likelihood)
         self.columns_ = ColumnScaler.fit(X, self._names(X)) if scaled else None
         device = choose_device(self.config_.training.device)
-        dataset = self._dataset(X)
-        model = build_vae(self.config_, (X.shape[1],), columns=self.columns_)
+        dataset = self._dataset(X, given)
+        model = build_vae(self.config_, (X.shape[1],), None, self.columns_, self._condition)
         self.model_ = model.to(device).eval()
         self.elbo_ = []
         self._trainer = self._new_trainer(dataset)
+
+    def _configured(self) -> Config:
+        return config_of(self.get_params(), self._seed)
 
     def _check_columns(self, X: np.ndarray) -> None:
         """See that every column has a value."""
@@ -94,15 +93,17 @@ class TrainedVAE(BaseEstimator):
 
     def _checked(self, X: Any, reset: bool) -> np.ndarray:
         """X (N, P) as real numbers, with NaN where the model knows what to do with it."""
-        finite: Any = "allow-nan" if self.missing == "model" else True
-        real = [np.float64, np.float32]
-        return validate_data(self, X, reset=reset, dtype=real, ensure_all_finite=finite)
+        return validate_data(self, X, reset=reset, **self._kinds())
 
-    def _go_on(self, X: np.ndarray) -> None:
+    def _kinds(self) -> dict[str, Any]:
+        finite = "allow-nan" if self.missing == "model" else True
+        return {"dtype": [np.float64, np.float32], "ensure_all_finite": finite}
+
+    def _go_on(self, X: np.ndarray, given: Tensor | None = None) -> None:
         """The trainer for more epochs, where its state was kept; else a new one."""
-        config = config_of(self.get_params(), self._seed)
+        config = self._configured()
         check_same(self.config_, config)
-        dataset, state = self._dataset(X), None
+        dataset, state = self._dataset(X, given), None
         if hasattr(self, "_trainer"):
             state = self._trainer.state_dict()
             config = config.replace(epochs=self._trainer.epoch + self.epochs)
@@ -124,10 +125,11 @@ class TrainedVAE(BaseEstimator):
             self._trainer = self._new_trainer(dataset)
         return self._trainer
 
-    def _dataset(self, X: np.ndarray) -> Dataset:
+    def _dataset(self, X: np.ndarray, given: Tensor | None = None) -> Dataset:
         """X as the model is given it, once it is known to lie in the likelihood's support."""
-        split = Split(self._scaler.encode(X, np.float32))
+        split = Split(self._scaler.encode(X, np.float32), condition=given)
         dataset = Dataset("arrays", split, split, (X.shape[1],), columns=self.columns_)
+        dataset = replace(dataset, condition=self._condition)
         check_support(self.config_.model.likelihood, dataset)
         return dataset
 
@@ -159,13 +161,21 @@ class TrainedVAE(BaseEstimator):
             return self.model_
         return copy.deepcopy(self.model_).double()
 
-    def _draws(self, model: VAE, X: np.ndarray) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Rows x (B, P), draws z (S, B, D) ~ q(z|x) and log q(z|x) (S, B), a chunk at a time."""
+    def _draws(
+        self, model: VAE, X: np.ndarray, given: Tensor | None = None
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Rows x (B, P), draws z (S, B, D) ~ q(z|x) and log q(z|x) (S, B), a chunk at a time.
+
+        Under conditions ``given``, (C,) or (N, C), rows x are (B, P + C).
+        """
         self._dataset(X)
         model = RefinedVAE(model, steps=self.refine) if self.refine else model
         like = next(model.parameters())
         at_once = self.model_.draws_at_once(self.num_samples)
-        for part in self._scaler.encode(X, np.float64).split(at_once):
+        rows = self._scaler.encode(X, np.float64)
+        if given is not None:
+            rows = torch.cat([rows, given.to(rows).expand(len(rows), -1)], 1)
+        for part in rows.split(at_once):
             x = part.to(like)
             z, log_q = common_draws(model, x, self.num_samples, self._seed)
             yield x, z, log_q

@@ -137,6 +137,7 @@ class FlowImputer(TransformerMixin, BaseEstimator):
 
         It needs no data without gaps, so it can choose parameters, as in ``GridSearchCV``.
         """
+        del y
         check_is_fitted(self)
         return self.estimator_.score(self._checked(X, reset=False)[:, ~self.empty_])
 

@@ -266,18 +266,18 @@ def _write_data(
 
 def _cells(columns: Sequence[Column], rows: np.ndarray) -> list[list[Any]]:
     """Rows (N, P) in the values of a table; a value that is missing is empty."""
-    missing = [np.isnan(rows[:, place]).any(1) for place in encoded_slices(columns)]
+    missing = [np.isnan(rows[:, place]).any(1).tolist() for place in encoded_slices(columns)]
     table = decode_table(columns, np.nan_to_num(rows))
     return [
         [
-            "" if gaps[row] else _cell(column, table[column.name][row])
+            "" if gaps[row] else cell(column, table[column.name][row])
             for column, gaps in zip(columns, missing, strict=True)
         ]
         for row in range(len(rows))
     ]
 
 
-def _cell(column: Column, value: Any) -> Any:
+def cell(column: Column, value: Any) -> Any:
     """A number to seven digits of its deviation: what float32 knows of a standardised value."""
     if not isinstance(value, float):
         return value

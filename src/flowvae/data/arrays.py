@@ -27,13 +27,21 @@ _HINT = "raise memory_budget, or save it with numpy.save"
 
 
 def numpy_file(
-    path: Path, budget: int, label_column: str | None = None, condition: Sequence[str] = ()
+    path: Path,
+    budget: int,
+    label_column: str | None = None,
+    condition: Sequence[str] = (),
+    *,
+    least: int = 2,
 ) -> SourceArrays:
-    """A ``.npy`` (N, ...), or a ``.npz`` with x, or x_train and x_test; see ``load_dataset``."""
+    """A ``.npy`` (N, ...), or a ``.npz`` with x, or x_train and x_test; see ``load_dataset``.
+
+    N is at ``least`` so much, where it is to be cut into training and test data.
+    """
     name = str(path.resolve())
     try:
         if path.suffix == ".npz":
-            return _archive(name, path, budget, label_column, condition)
+            return _archive(name, path, budget, label_column, condition, least)
         with path.open("rb") as file:
             x = _open_npy(file, path, str(path), (0, path.stat().st_size), budget)
     except UserError:
@@ -41,12 +49,17 @@ def numpy_file(
     except _UNREADABLE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"data: {path} is no readable NumPy file: {reason}") from None
-    _check_count(x)
+    _check_count(x, least)
     return SourceArrays(name, {"all": x}) if label_column is None else _label(name, x, label_column)
 
 
 def _archive(
-    name: str, path: Path, budget: int, label_column: str | None, condition: Sequence[str]
+    name: str,
+    path: Path,
+    budget: int,
+    label_column: str | None,
+    condition: Sequence[str],
+    least: int,
 ) -> SourceArrays:
     """Of a ``.npz`` only what is wanted is read."""
     with ZipFile(path) as archive, path.open("rb") as file:
@@ -68,7 +81,7 @@ def _archive(
 
         arrays = {split: read(key) for split, key in parts.items()}
         if "all" in arrays:
-            _check_count(arrays["all"])
+            _check_count(arrays["all"], least)
 
         def in_memory(key: str, what: str) -> np.ndarray:
             values = read(key)
@@ -128,9 +141,9 @@ def _some(names: Collection[str]) -> str:
     return shown if len(shown) < 300 else f"{shown[:300]} …"
 
 
-def _check_count(x: np.ndarray | ArrayFile) -> None:
-    if len(x.shape) >= 2 and len(x) < 2:
-        raise UserError(f"data: expected an array (N, ...) with N at least 2, got {x.shape}")
+def _check_count(x: np.ndarray | ArrayFile, least: int) -> None:
+    if len(x.shape) >= 2 and len(x) < least:
+        raise UserError(f"data: expected an array (N, ...) with N at least {least}, got {x.shape}")
 
 
 def _label(name: str, x: np.ndarray | ArrayFile, column: str) -> SourceArrays:

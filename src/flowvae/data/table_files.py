@@ -30,7 +30,7 @@ from flowvae.errors import UserError
 if TYPE_CHECKING:
     from flowvae.data.options import Options
 
-__all__ = ["TABLE_SUFFIXES", "Missing", "arrow_dataset", "is_table", "table_file"]
+__all__ = ["TABLE_SUFFIXES", "Missing", "arrow_dataset", "is_table", "read_table", "table_file"]
 
 Missing = Literal["refuse", "impute", "model"]
 
@@ -57,9 +57,14 @@ def table_file(
         UserError: pyarrow is not installed; the file is empty, ragged or unreadable; a column
             cannot be used, see :func:`flowvae.data.tables.infer_columns`.
     """
-    parquet = path.name.lower().endswith((".parquet", ".pq"))
-    read = (read_parquet if parquet else read_csv)(path, options.budget_bytes)
+    read = read_table(path, options.budget_bytes)
     return arrow_dataset(str(path.resolve()), {"all": read}, options, columns, condition)
+
+
+def read_table(path: Path, budget: int) -> Any:
+    """A CSV or Parquet file as an Arrow table, of so many bytes at most."""
+    parquet = path.name.lower().endswith((".parquet", ".pq"))
+    return (read_parquet if parquet else read_csv)(path, budget)
 
 
 def arrow_dataset(
@@ -203,8 +208,10 @@ def _raw_table(
         raise UserError(
             f"data: expected columns of different names in {name}, got two {twice[0]!r}"
         )
-    if table.num_rows < 2:
-        raise UserError(f"data: expected at least 2 rows in {name}, got {table.num_rows}")
+    least = 2 if columns is None else 1  # to learn from, or to look at
+    if table.num_rows < least:
+        rows = f"{least} row{'s' * (least - 1)}"
+        raise UserError(f"data: expected at least {rows} in {name}, got {table.num_rows}")
     for field in ("drop_columns", "categorical_columns"):
         for each in getattr(options, field):
             if each not in names and columns is None:

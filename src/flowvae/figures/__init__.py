@@ -18,7 +18,13 @@ from flowvae.figures.conditions import class_grids, class_samples, styles
 from flowvae.figures.curves import learning_curves
 from flowvae.figures.evaluation import comparison_figure, evaluation_figure
 from flowvae.figures.gallery import draw_picture, picture_names, save_all
-from flowvae.figures.images import image_grid, image_pairs, image_rows, latent_grid
+from flowvae.figures.images import (
+    image_fillings,
+    image_grid,
+    image_pairs,
+    image_rows,
+    latent_grid,
+)
 from flowvae.figures.latent import latent_scatter
 from flowvae.figures.posterior import posterior_panels
 from flowvae.figures.style import save_figure
@@ -30,6 +36,7 @@ __all__ = [
     "comparison_figure",
     "draw_picture",
     "evaluation_figure",
+    "image_fillings",
     "image_grid",
     "image_pairs",
     "image_rows",

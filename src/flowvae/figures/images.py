@@ -19,6 +19,7 @@ from flowvae.outputs import condition_title, decoded_means
 from flowvae.vae import VAE
 
 __all__ = [
+    "image_fillings",
     "image_grid",
     "image_pairs",
     "image_rows",
@@ -69,6 +70,28 @@ def image_pairs(
     if np.isnan(original).any():
         title += "; missing values in blue"
     figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def image_fillings(parts: Sequence[np.ndarray], columns: int = 8) -> Figure:
+    """Images with gaps, NaN, shown in blue; below each what fills them in, and draws.
+
+    Args:
+        parts: images (n, *shape): those with gaps, means, and any number of draws.
+        columns: how many images in a row.
+    """
+    images = [_channels_last(each) for each in parts]
+    n, height, width = images[0].shape[:3]
+    columns = min(columns, n)
+    blocks = math.ceil(n / columns)
+    tall = len(images) * 8 * height / (columns * width) + 0.15
+    figure = new_figure(8, blocks * tall + 0.4)
+    for block, axes in enumerate(figure.subplots(blocks, 1, squeeze=False).flat):
+        part = slice(block * columns, (block + 1) * columns)
+        rows = np.concatenate([_pad(each[part], columns) for each in images])
+        _show(axes, _tile(rows, len(images), columns))
+    below = "means" if len(images) == 2 else "means and draws"
+    figure.suptitle(f"What is missing (blue), and {below} of p(x_mis | x_obs)", fontsize=10)
     return figure
 
 
