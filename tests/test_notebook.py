@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 
 import flowvae
-from flowvae.data import Dataset
+from flowvae.config import resolve_config
+from flowvae.data import Column, Dataset
 from flowvae.runs import Run
 
 EVIL = "<script>alert(1)</script>"
@@ -212,3 +213,16 @@ def test_training_goes_on_where_the_picture_was_drawn(run):
     data = Dataset.from_arrays(np.zeros((4, 6, 5)), np.ones((4, 6, 5)))
     Run(run.path, run.config, model, data).figure("latent_space")
     assert model.training
+
+
+def test_conditions_and_gaps(tmp_path):
+    config = resolve_config(
+        hidden_dims=(8,), condition=("labels",), labelled=1000, objective="m2", missing="model"
+    )
+    columns = (Column(EVIL, "categorical", ("cat", "dog")),)
+    model = flowvae.build_vae(config, (6, 5), condition=columns)
+    html = Run(tmp_path, config, model)._repr_html_()
+    facts = Facts(html)
+    assert EVIL not in html
+    assert "(2 classes), 1,000 of the train data labelled" in html
+    assert facts["missing values"] == "may be; the likelihood is of those that are there"

@@ -7,6 +7,7 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 
 import pytest
 import torch
@@ -14,9 +15,12 @@ import yaml
 
 import flowvae
 from flowvae import UserError
+from flowvae.config import resolve_config
+from flowvae.data import Column
 from flowvae.figures import picture_names
 from flowvae.hub.card import card
 from flowvae.hub.fetching import fetched, is_on_hub
+from flowvae.runs import Run
 from tests.helpers.hub import TOKEN, Repository, stand_in
 from tests.helpers.making import call
 
@@ -25,6 +29,13 @@ from huggingface_hub import constants
 
 # Of the library itself, in its upload of large files.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+
+
+LABEL = (Column("kind", "categorical", ("cat", "*dog*")),)
+SEVERAL = (
+    Column("age", "numeric", mean=40.0, scale=10.0),
+    Column("sex", "binary", ("female", "male")),
+)
 
 
 @pytest.fixture
@@ -294,3 +305,47 @@ def test_only_what_is_asked_for_is_downloaded(hub):
     folder = fetched("hf://me/x", "a", ["b", "c"])
     assert {file.name for file in folder.iterdir()} == {"a", "b"}
     assert set(hub.downloads()) == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    ("columns", "settings", "lines"),
+    [
+        (LABEL, {}, ['y = "cat"', "condition=y", "q(z|x, y)"]),
+        (LABEL, {"objective": "m2"}, ["model.classifier(x)"]),
+        (LABEL, {"missing": "model"}, ['x[:, ::2] = float("nan")']),
+        (SEVERAL, {"prior": "normal"}, ["y = {c.name: "]),
+        (SEVERAL[:1], {}, ["y = 40.0"]),
+    ],
+)
+def test_the_card_of_a_conditional_run(columns, settings, lines, tmp_path):
+    config = resolve_config(hidden_dims=(8,), condition=("labels",), **settings)
+    model = flowvae.build_vae(config, (6, 5), condition=columns)
+    text = card(model, config, None, None, [], "me/blobs")
+    code = text.split("```python\n")[1].split("```")[0]
+    assert all(line in code for line in lines)
+    code = code.replace("hf://me/blobs", str(tmp_path))
+    flowvae.runs.write_model(tmp_path / "model.safetensors", model, config)
+    names: dict[str, Any] = {}
+    exec(code, names)  # noqa: S102 - the card's own lines
+    assert names["z"].shape == (64, 2)
+    assert names["z"].isfinite().all()
+    first = ", ".join(column.name for column in columns)
+    classes = "" if columns is not LABEL else r" (2 classes): cat, \*dog\*"
+    assert f"| conditioned on y | {first}{classes} |" in text
+    assert ("| prior p(z\\|y) |" in text) == ("prior" in settings)
+    assert ("log_q" in names) == ("objective" in settings)
+
+
+def test_a_conditional_run_there_and_back(hub, tmp_path):
+    config = resolve_config(hidden_dims=(8,), condition=("labels",))
+    model = flowvae.build_vae(config, (6, 5), condition=LABEL).eval()
+    run = Run(tmp_path / "run", config, model)
+    (tmp_path / "run").mkdir()
+    run.save_config()
+    run.save_model()
+    flowvae.push(run, "me/kinds", figures=False)
+    fetched_run = flowvae.open_run("hf://me/kinds")
+    assert fetched_run.model.condition == LABEL
+    x, seeds = torch.rand(3, 30), [torch.Generator().manual_seed(0) for _ in range(2)]
+    mine = model.elbo(x, 2, seeds[0], condition="cat")
+    assert torch.equal(fetched_run.model.elbo(x, 2, seeds[1], condition="cat"), mine)

@@ -68,6 +68,8 @@ class Column:
             raise ValueError(f"categories of column {self.name!r}: expected different ones")
         if not 0 < self.scale < math.inf:
             raise ValueError(f"scale of column {self.name!r}: expected > 0, got {self.scale}")
+        if not math.isfinite(self.mean):
+            raise ValueError(f"mean of column {self.name!r}: expected finite, got {self.mean}")
         if self.fill is not None:
             fits = not isinstance(self.fill, str)
             fits = fits if self.kind == "numeric" else self.fill in self.categories
@@ -139,5 +141,9 @@ def columns_from_json(fields: Any) -> tuple[Column, ...] | None:
 
     Raises:
         ValidationError: pydantic's, where the fields are not those of columns.
+        ValueError: there is no column, or two have one name.
     """
-    return TypeAdapter(tuple[Column, ...] | None).validate_python(fields)
+    found = TypeAdapter(tuple[Column, ...] | None).validate_python(fields)
+    if found is not None and not 0 < len({column.name for column in found}) == len(found):
+        raise ValueError(f"columns: expected one or more of different names, got {len(found)}")
+    return found

@@ -37,7 +37,8 @@ def summary(dataset: Dataset) -> str:
     lines = [("data", ", ".join(about)), ("splits", _splits(dataset))]
     if dataset.train.labels is not None:
         lines.append(("labels", _labels(dataset)))
-    lines += [("also", text) for text in conditions_and_gaps(dataset)]
+    if also := conditions_and_gaps(dataset):
+        lines.append(("beside", "; ".join(also)))
     columns = dataset.columns or ()
     lines += [("column", _column(column)) for column in columns[:_MOST_COLUMNS]]
     if len(columns) > _MOST_COLUMNS:

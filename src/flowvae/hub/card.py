@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from flowvae.config import Config, Part, outside_modules
@@ -129,7 +130,8 @@ def _some_condition(model: VAE) -> str:
     """Python for a condition of this model: its first category, or the mean of a number."""
     columns = model.condition or ()
     if len(columns) == 1:
-        text = repr(columns[0].categories[0] if columns[0].categories else columns[0].mean)
+        value = columns[0].categories[0] if columns[0].categories else columns[0].mean
+        text = json.dumps(value, ensure_ascii=not str(value).isprintable())
         if len(text) <= _LONGEST_VALUE:
             return text
     return "{c.name: c.categories[0] if c.categories else c.mean for c in model.condition}"
@@ -140,10 +142,12 @@ def _figures(model: VAE, evaluation: Evaluation | None) -> str:
         return "## Figures\n\nIt was not evaluated."
     measure = measure_of(model.likelihood, not evaluation.pseudo_likelihood)
     text = evaluation_text(evaluation).replace("`", "'")  # which would end the block
+    given = "" if model.condition is None else " Everything is given the condition y."
     return (
         f"## Figures\n\n```text\n{text}\n```\n\n"
         f"What exp log p(x) is here: a {measure}. Only figures of one kind, on the same data under "
         "the same binarization, can be compared. The bound is below log p(x) in expectation."
+        f"{given}"
     )
 
 

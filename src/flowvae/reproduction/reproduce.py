@@ -24,7 +24,7 @@ from flowvae.reproduction.tables import TABLES
 
 __all__ = ["Reproduction", "reproduce"]
 
-_QUICK_TRAIN, _QUICK_TEST = 500, 60
+_QUICK_TRAIN, _QUICK_TEST = 1500, 60  # at least 100 of each class
 
 
 @dataclass(frozen=True)
