@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -95,8 +94,8 @@ class TrainedVAE(BaseEstimator):
     def _checked(self, X: Any, reset: bool) -> np.ndarray:
         """X (N, P) as real numbers, with NaN where the model knows what to do with it."""
         finite: Any = "allow-nan" if self.missing == "model" else True
-        real = [np.float64, np.float32]
-        return validate_data(self, X, reset=reset, dtype=real, ensure_all_finite=finite)
+        allowed: Any = {"dtype": [np.float64, np.float32], "ensure_all_finite": finite}
+        return np.asarray(validate_data(self, X, reset=reset, **allowed))
 
     def _go_on(self, X: np.ndarray) -> None:
         """The trainer for more epochs, where its state was kept; else a new one."""

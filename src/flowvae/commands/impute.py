@@ -39,9 +39,7 @@ __all__ = ["impute"]
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     help="Share of the draws that lie in intervals to be written, such as 0.9.  [none]",
 )
-@click.option(
-    "--seed", type=click.IntRange(0, 2**63 - 1), default=0, help="Of all noise.  [0]"
-)
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, help="Of all noise.  [0]")
 def impute(run: Path, data: str, out: Path, **options: Any) -> None:
     """Fill in what is missing of all rows of a file, by a run trained with --missing model.
 
