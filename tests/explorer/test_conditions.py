@@ -42,8 +42,9 @@ def conditional(tmp_path_factory: pytest.TempPathFactory) -> Any:
             settings["missing"] = "model"
             gaps = torch.rand(pixels.shape, generator=torch.Generator().manual_seed(0)) < 0.3
             pixels = pixels.masked_fill(gaps, torch.nan)
+        given = condition if columns is not None else None
         splits = [
-            Split(pixels[part], kinds[part], condition=None if columns is None else condition[part])
+            Split(pixels[part], kinds[part], condition=None if given is None else given[part])
             for part in (slice(180), slice(180, 240))
         ]
         data = Dataset("images", *splits, shape, condition=columns)
@@ -236,6 +237,7 @@ def test_what_is_stored_is_under_each_class(show, conditional, settings):
     if model.latent_dim == 2:
         exact = quadrature(model, row)
         assert found["logProb"] == pytest.approx(exact.log_prob.item(), abs=0.01)
+        assert exact.kl is not None
         assert found["kl"] == pytest.approx(exact.kl.item(), abs=0.01)
     mean = torch.tensor([page.evaluate("Array.from(flowvaeExplorer.mean())")])
     for other in range(3):
