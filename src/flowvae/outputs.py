@@ -267,7 +267,7 @@ def _write_data(
 def _cells(columns: Sequence[Column], rows: np.ndarray) -> list[list[Any]]:
     """Rows (N, P) in the values of a table; a value that is missing is empty."""
     nan = np.isnan(rows)
-    missing: list[list[bool]] = [nan[:, p].any(1).tolist() for p in encoded_slices(columns)]
+    missing: list[Any] = [nan[:, p].any(1).tolist() for p in encoded_slices(columns)]
     table = decode_table(columns, np.nan_to_num(rows))
     return [
         [
