@@ -335,6 +335,7 @@ def test_from_one_condition_to_another(tmp_path, prior):
     assert np.allclose(found.values[2].reshape(-1), middle[0], atol=1e-6)
     out = tmp_path / "way.npz"
     labels = run.dataset.test.labels
+    assert labels is not None
     other = int((labels != labels[0]).nonzero()[0])
     found = flowvae.interpolate(run, 0, other, steps=3, out=out)
     kind = ("cat", "dog")[int(labels[0])]
