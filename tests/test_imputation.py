@@ -49,6 +49,13 @@ def model_of(truth: LinearGaussian, shift: float = 0.0, widen: float = 1.0) -> f
     return model
 
 
+def ends(found: Imputed) -> tuple[Tensor, Tensor]:
+    """Of intervals that were asked for."""
+    assert found.low is not None
+    assert found.high is not None
+    return found.low, found.high
+
+
 def closed_form(truth: LinearGaussian, x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and covariance of what is missing of one datum, given what is there."""
     gone = x.isnan()
@@ -104,7 +111,7 @@ def test_draws_have_the_moments_of_the_closed_form(mask, off):
     outer = variance.outer(variance).sqrt()
     assert ((got - covariance).abs() < 0.06 * outer).all()
     assert (found.draws[:, 0][:, ~gone] == x[0, ~gone]).all()
-    for end, quantile in ((found.low, -1.2816), (found.high, 1.2816)):  # Φ⁻¹ of 0.1 and 0.9
+    for end, quantile in zip(ends(found), (-1.2816, 1.2816), strict=True):  # Φ⁻¹ of 0.1 and 0.9
         expected = mean + quantile * variance.sqrt()
         assert ((end[0, gone] - expected).abs() < 0.05 * variance.sqrt()).all()
         assert (end[0, ~gone] == x[0, ~gone]).all()
@@ -115,7 +122,8 @@ def test_intervals_cover_as_often_as_they_say():
     x = truth.data(400)
     gone = gaps(x, 0.4)
     found = impute(model_of(truth, 0.2, 1.2), x.masked_fill(gone, NAN), interval=0.9, samples=1000)
-    inside = (found.low <= x) & (x <= found.high)
+    low, high = ends(found)
+    inside = (low <= x) & (x <= high)
     assert inside[gone].double().mean().item() == pytest.approx(0.9, abs=0.03)
 
 

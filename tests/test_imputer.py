@@ -60,7 +60,8 @@ def test_it_fills_in_better_than_means_and_knows_how_well(fitted):
     means = SimpleImputer().fit(table()[1]).transform(holes)
     assert scaled_error(filled, X, gaps) < 0.75 * scaled_error(means, X, gaps)
     found = fitted.impute(holes, draws=20, interval=0.9)
-    inside = (found.low <= X) & (found.high >= X)
+    low, high = found.low, found.high
+    inside = (low <= X) & (high >= X)
     assert 0.8 < inside[gaps].mean() < 0.96
     # A draw errs as the mean does, and by its own spread once more.
     draws = np.mean([scaled_error(draw, X, gaps) for draw in found.draws])
@@ -138,8 +139,9 @@ def test_flowvae_scores_what_is_there():
 
 
 def test_a_column_s_mean_is_of_what_is_there():
-    _, holes = table()
+    holes = table()[1]
     model = FlowVAE(**SMALL, missing="model").fit(holes)
+    assert model.columns_ is not None
     found = [(column.mean, column.scale) for column in model.columns_]
     np.testing.assert_allclose(found, np.stack([np.nanmean(holes, 0), np.nanstd(holes, 0)], 1))
 

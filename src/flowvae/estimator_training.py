@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -93,7 +92,7 @@ class TrainedVAE(BaseEstimator):
 
     def _checked(self, X: Any, reset: bool) -> np.ndarray:
         """X (N, P) as real numbers, with NaN where the model knows what to do with it."""
-        return validate_data(self, X, reset=reset, **self._kinds())
+        return np.asarray(validate_data(self, X, reset=reset, **self._kinds()))
 
     def _kinds(self) -> dict[str, Any]:
         finite = "allow-nan" if self.missing == "model" else True

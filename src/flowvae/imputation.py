@@ -32,7 +32,7 @@ class Imputed:
         missing: which values were missing, (N, P).
         effective_samples: 1 / Σ w̃_s² of each row, (N,), between 1 and S; NaN where nothing was
             missing. Where it is small, a few draws of z carry the answer: take more samples.
-        draws: M draws from p(x_mis | x_obs), (M, N, P); none if none were asked for.
+        draws: M draws from p(x_mis | x_obs), (M, N, P).
         low: lower ends of the intervals, (N, P); none if none were asked for.
         high: their upper ends.
     """
@@ -40,7 +40,7 @@ class Imputed:
     mean: Tensor
     missing: Tensor
     effective_samples: Tensor
-    draws: Tensor | None = None
+    draws: Tensor
     low: Tensor | None = None
     high: Tensor | None = None
 
@@ -53,7 +53,7 @@ class Imputation:
         filled: the data, means in place of what was missing, (N, ...).
         missing: which values were missing, (N, ...).
         effective_samples: of each row, (N,), see :class:`Imputed`.
-        draws: M imputations, (M, N, ...); none if none were asked for.
+        draws: M imputations, (M, N, ...).
         low: lower ends of the intervals, (N, ...), and the values that were there; none if none
             were asked for.
         high: their upper ends.
@@ -62,7 +62,7 @@ class Imputation:
     filled: np.ndarray
     missing: np.ndarray
     effective_samples: np.ndarray
-    draws: np.ndarray | None = None
+    draws: np.ndarray
     low: np.ndarray | None = None
     high: np.ndarray | None = None
 
@@ -76,8 +76,8 @@ class Imputation:
         def whole(new: Tensor | None) -> Any:
             if new is None:
                 return None
-            lead = new.shape[:-2]
-            return np.where(missing, decode(new).reshape(*lead, *x.shape), x)
+            numbers = decode(new).reshape(*new.shape[:-2], *x.shape)
+            return np.where(missing, numbers.astype(x.dtype), x)
 
         return cls(
             whole(found.mean),
@@ -161,7 +161,7 @@ def impute(
         values.clone(),
         gaps,
         torch.full((len(values),), torch.nan, dtype=like.dtype, device=like.device),
-        values.expand(draws, -1, -1).clone() if draws else None,
+        values.expand(draws, -1, -1).clone(),
         values.clone() if interval is not None else None,
         values.clone() if interval is not None else None,
     )
@@ -257,7 +257,7 @@ def _draw_row(
         parts = chosen.split(model.draws_at_once())
         return torch.cat([model.draw(part, generator, condition)[:, gaps] for part in parts])
 
-    if found.draws is not None:
+    if len(found.draws):
         new = drawn(len(found.draws), _DRAWS)
         found.draws[:, row, gaps] = new.to(found.draws.dtype)
     if interval is not None and found.low is not None and found.high is not None:

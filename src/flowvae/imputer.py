@@ -85,7 +85,7 @@ class FlowImputer(TransformerMixin, BaseEstimator):
         if self.empty_.all():
             raise UserError("X: expected a value in one column at least, got NaN alone")
         self._seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        chosen = default_estimator() if self.estimator is None else clone(self.estimator)
+        chosen: Any = default_estimator() if self.estimator is None else clone(self.estimator)
         self.estimator_: FlowVAE = chosen.set_params(missing="model", random_state=self._seed)
         self.estimator_.fit(X[:, ~self.empty_])
         return self
@@ -94,8 +94,7 @@ class FlowImputer(TransformerMixin, BaseEstimator):
         """X with its gaps filled, (N, P), or without columns that were empty in ``fit``."""
         if not self.sample_posterior:
             return self.impute(X).filled
-        draws = self.impute(X, draws=1).draws
-        return np.asarray(draws)[0]
+        return self.impute(X, draws=1).draws[0]
 
     def impute(self, X: Any, *, draws: int = 0, interval: float | None = None) -> Imputation:
         """Means, and draws or intervals where they are asked for, in X's units.
@@ -144,7 +143,7 @@ class FlowImputer(TransformerMixin, BaseEstimator):
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         """The names of the columns that ``transform`` gives."""
         check_is_fitted(self)
-        names = _check_feature_names_in(self, input_features)
+        names: Any = _check_feature_names_in(self, input_features)
         return names if self.keep_empty_features else names[~self.empty_]
 
     def __sklearn_tags__(self) -> Any:
@@ -153,8 +152,8 @@ class FlowImputer(TransformerMixin, BaseEstimator):
         return tags
 
     def _checked(self, X: Any, reset: bool) -> np.ndarray:
-        real = [np.float64, np.float32]
-        return validate_data(self, X, reset=reset, dtype=real, ensure_all_finite="allow-nan")
+        allowed: Any = {"dtype": [np.float64, np.float32], "ensure_all_finite": "allow-nan"}
+        return np.asarray(validate_data(self, X, reset=reset, **allowed))
 
 
 def default_estimator() -> FlowVAE:

@@ -31,7 +31,7 @@ from flowvae.runs import Run, RunLike, opened
 
 __all__ = ["TableImputation", "impute"]
 
-_MOST_PICTURES = 32
+_MOST_PICTURES, _MOST_DRAWS = 32, 4
 Cells = list[Any]
 
 
@@ -244,7 +244,7 @@ def _in_own_values(columns: Sequence[Column], table: Any, found: Imputed) -> Tab
             if column.kind != "numeric"
         },
         found.effective_samples.double().cpu().numpy(),
-        () if found.draws is None else tuple(filled(draw, columns) for draw in found.draws),
+        tuple(filled(draw, columns) for draw in found.draws),
         {} if found.low is None else filled(found.low, numeric),
         {} if found.high is None else filled(found.high, numeric),
         table,
@@ -290,8 +290,11 @@ def _write(run: Run, out: str | Path, suffix: str, result: Any) -> None:
     elif suffix == ".npz":
         arrays = {"x": result.filled, "missing": result.missing}
         arrays["effective_samples"] = result.effective_samples
-        more = {"draws": result.draws, "low": result.low, "high": result.high}
-        write_npz(out, arrays | {name: each for name, each in more.items() if each is not None})
+        if len(result.draws):
+            arrays["draws"] = result.draws
+        if result.low is not None:
+            arrays |= {"low": result.low, "high": result.high}
+        write_npz(out, arrays)
     else:
         from flowvae.figures import image_fillings, save_figure
 
@@ -300,7 +303,7 @@ def _write(run: Run, out: str | Path, suffix: str, result: Any) -> None:
         if not len(chosen):
             raise UserError("data: expected gaps to show, got none")
         shown = [np.where(result.missing, np.nan, result.filled)[chosen], result.filled[chosen]]
-        shown += [] if result.draws is None else [draw[chosen] for draw in result.draws[:4]]
+        shown += [draw[chosen] for draw in result.draws[:_MOST_DRAWS]]
         save_figure(image_fillings(shown), out)
 
 

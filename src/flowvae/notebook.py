@@ -99,7 +99,8 @@ def _results(run: Run) -> list[tuple[str, str]]:
 
 
 def _figures(run: Run, found: Evaluation) -> list[tuple[str, str]]:
-    elbo, bound = elbo_name(found.pseudo_likelihood), f"{found.samples}-sample bound on log p(x)"
+    elbo = elbo_name(found.pseudo_likelihood)
+    bound = f"{found.samples}-sample bound on {found.of}"
     figures = [(elbo, found["elbo"]), (bound, found["iw_bound"]), ("KL(q ‖ p(z))", found["kl"])]
     if found.refined is not None:
         after = f"after {found.refine} steps for each datum"

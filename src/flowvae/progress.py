@@ -260,7 +260,7 @@ def evaluation_text(evaluation: Evaluation) -> str:
         "log_prior": "    E log p(z)",
         "log_base": "    E log q₀(z₀|x)",
         "ladj": "    E Σ log|det| of the flows",
-        "iw_bound": f"{S}-sample bound on log p(x)" + (" (pseudo)" if pseudo else ""),
+        "iw_bound": f"{S}-sample bound on {evaluation.of}" + (" (pseudo)" if pseudo else ""),
     }
     lines = [
         f"{evaluation.count:,} {evaluation.split} data of {evaluation.data}, binarization "

@@ -108,7 +108,8 @@ def _make_small(monkeypatch: pytest.MonkeyPatch, data_file: Path) -> None:
     monkeypatch.setattr(flowvae.figures, "save_all", lambda _: [])
     if find_spec("sklearn"):
         for name, value in (("epochs", 1), ("num_samples", 2)):
-            monkeypatch.setitem(flowvae.FlowVAE.__init__.__kwdefaults__, name, value)
+            for estimator in (flowvae.FlowVAE, flowvae.FlowVAEClassifier):
+                monkeypatch.setitem(estimator.__init__.__kwdefaults__, name, value)
 
 
 @pytest.mark.parametrize("block", blocks("sh", "bash"), ids=lambda block: block.name)

@@ -67,6 +67,7 @@ class Evaluation:
             results on binary pixels.
         refine: steps by which q(z|x) was refined for each datum; none if 0.
         refined: the same terms of the refined posterior.
+        conditional: all of it is of log p(x|y), under each datum's own condition.
     """
 
     terms: dict[str, Estimate]
@@ -78,11 +79,17 @@ class Evaluation:
     pseudo_likelihood: bool
     refine: int = 0
     refined: dict[str, Estimate] | None = None
+    conditional: bool = False
     split: str = "test"
     unit: str = "nats per datum, mean and standard error over the data"
 
     def __getitem__(self, name: str) -> Estimate:
         return self.terms[name]
+
+    @property
+    def of(self) -> str:
+        """What the bound is a bound on."""
+        return "log p(x|y)" if self.conditional else "log p(x)"
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -224,4 +231,5 @@ def evaluate_model(
         pseudo_likelihood=pseudo_likelihood,
         refine=refine,
         refined=refined[0] if refined else None,
+        conditional=model.condition is not None,
     )

@@ -39,6 +39,12 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([shown[0], rule, *shown[1:]])
 
 
+_CONDITIONAL = (
+    "The model is conditional: all of it is given each datum's own condition y, so log p(x) is "
+    "log p(x|y), q(z|x) is q(z|x, y) and p(z) is p(z|y)."
+)
+
+
 def on_screen(text: str) -> str:
     """Markdown without what a terminal would show as it stands."""
     return text.replace(r"\|", "|").replace("**", "")
@@ -85,6 +91,7 @@ def full_markdown(summary: dict[str, Any], title: str) -> str:
         f"{summary['data']}, {summary['split']} data, binarization {summary['binarization']}; "
         "nats per datum, mean ± standard error over the data.",
         *([f"**{PSEUDO}**"] if pseudo else []),
+        *([_CONDITIONAL] if summary.get("conditional") else []),
         table(["", "nats", "bits/dim", "data", ""], rows),
         f"Bits per dimension: {summary['bits_per_dim']['because']}.",
         "## Agreement of the methods",

@@ -78,6 +78,7 @@ def summarise(
         "split": "test",
         "measure": measure,
         "pseudo_likelihood": measure == "pseudo-likelihood",
+        "conditional": model.condition is not None,
         "unit": "nats per datum, mean and standard error over the data",
         "bits_per_dim": {"factor": factor, "because": reason},
         "settings": asdict(settings),
