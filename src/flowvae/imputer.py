@@ -158,4 +158,19 @@ class FlowImputer(TransformerMixin, BaseEstimator):
 
 def default_estimator() -> FlowVAE:
     """What :class:`FlowImputer` learns with if it is told nothing, see docs/missing.md."""
-    return FlowVAE(missing="model")
+    return FlowVAE(
+        "full_gaussian",
+        latent_dim=8,
+        hidden_dims=(128,),
+        epochs=300,
+        batch_size=64,
+        learning_rate=2e-3,
+        weight_decay=1e-4,
+        missing="model",
+        settings={
+            "objective": "iwae",
+            "objective.samples": 20,
+            "objective.encoder_dropout": 0.02,
+            "averaging": 0.9,
+        },
+    )

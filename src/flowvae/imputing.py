@@ -150,6 +150,7 @@ def _read(run: Run, data: Any, condition: Any) -> tuple[Any, Any]:
     """Arrays, or a table; the other is none."""
     section = run.config.data
     if isinstance(data, np.ndarray):
+        _check_takes_arrays(run, "an array")
         return SourceArrays("array", {"all": data}), None
     if not isinstance(data, str | Path):
         try:
@@ -165,6 +166,7 @@ def _read(run: Run, data: Any, condition: Any) -> tuple[Any, Any]:
         return None, read_table(path, budget)
     if path.suffix not in (".npy", ".npz"):
         raise UserError(f"data: expected a .csv, .parquet, .npy or .npz file, got {data}")
+    _check_takes_arrays(run, data)
     wanted = () if condition is not None else section.condition
     found = numpy_file(path, budget, section.label_column, wanted, least=1)
     if list(found.parts) != ["all"]:
@@ -173,6 +175,13 @@ def _read(run: Run, data: Any, condition: Any) -> tuple[Any, Any]:
             "to be filled in as x"
         )
     return found, None
+
+
+def _check_takes_arrays(run: Run, name: Any) -> None:
+    if any(column.kind != "numeric" for column in run.model.columns or ()):
+        raise UserError(
+            f"data: the run's model expects a .csv or .parquet table of its columns, got {name}"
+        )
 
 
 def _arrays(run: Run, found: SourceArrays, *, given: bool) -> tuple[np.ndarray, Dataset]:
@@ -188,8 +197,10 @@ def _arrays(run: Run, found: SourceArrays, *, given: bool) -> tuple[np.ndarray, 
         )
     if x.dtype.kind != "f":
         x = x / np.float32(255) if x.dtype == np.uint8 else x.astype(np.float32)
-    if any(column.kind != "numeric" for column in model.columns or ()):
-        raise UserError(f"data: the run's model expects a table of columns, {name} is an array")
+    if np.isinf(x).any():
+        raise UserError(
+            f"data: expected finite numbers, or NaN where one is missing, in {name}, got infinity"
+        )
     flat = x.reshape(len(x), -1)
     split = Split(ColumnScaler(model.columns).encode(flat, np.float32))
     if "all" in found.labels:
