@@ -13,7 +13,7 @@ _NEEDS = {
         "tests/helpers/guard_pages.py",
     ],
     "triton": [f"{_KERNELS}/planar/cuda.py"],
-    "sklearn": ["src/flowvae/estimator.py"],
+    "sklearn": [f"src/flowvae/{m}.py" for m in ("estimator", "estimator_training", "imputer")],
 }
 collect_ignore = [f for need, files in _NEEDS.items() if not find_spec(need) for f in files]
 

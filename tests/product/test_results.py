@@ -12,6 +12,7 @@ import pytest
 from benchmarks.explorer import explorer_paragraph
 from benchmarks.gallery import PICTURES
 from benchmarks.gallery import section as gallery_section
+from benchmarks.imputation import imputation_table, model_table
 from benchmarks.presets import results_table
 from benchmarks.quality import quality_table
 from benchmarks.refinement import refinement_table
@@ -29,6 +30,7 @@ ROOT = Path(__file__).parents[2]
         ("refinement", refinement_table, ["docs/evaluation.md"]),
         ("runs", runs_table, ["docs/benchmarks.md"]),
         ("quality", quality_table, ["docs/benchmarks.md"]),
+        ("imputation", imputation_table, ["docs/missing.md"]),
         ("explorer", explorer_paragraph, ["docs/explorer/index.md"]),
     ],
 )
@@ -41,6 +43,14 @@ def test_tables_are_made_of_the_stored_figures(
         shown = text.split(f"<!-- {name} -->")[1].split(f"<!-- /{name} -->")[0]
         shown = shown.split("![")[0]  # a picture may follow
         assert shown.strip() == table(found).strip(), document
+
+
+def test_the_ways_to_train_with_gaps_are_as_they_were_measured():
+    found = json.loads((ROOT / "docs" / "results" / "imputation.json").read_text())
+    text = (ROOT / "docs" / "missing.md").read_text(encoding="utf-8")
+    shown = text.split("<!-- imputation-model -->")[1].split("<!-- /imputation-model -->")[0]
+    assert shown.strip() == model_table(found).strip()
+    assert not found["quick"]
 
 
 @pytest.mark.parametrize("name", TABLES)
