@@ -193,7 +193,7 @@ class FlowVAEClassifier(ClassifierMixin, LabelledVAE):
         return float(accuracy_score(labels, guess[known], sample_weight=weight))
 
     @torch.no_grad()
-    def score_samples(self, X: Any, y: Any = None) -> np.ndarray:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def score_samples(self, X: Any, y: Any = None) -> np.ndarray:
         """Log p(x) = log Σ_y p(y) p(x|y) of each row, (N,), in nats; log p(x|y) where y is given.
 
         Each p(x|y) is the importance-weighted bound of :meth:`FlowVAE.score_samples`, a density of

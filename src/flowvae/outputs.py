@@ -22,14 +22,7 @@ from flowvae.refined import RefinedVAE
 from flowvae.runs import Run, RunLike, opened
 from flowvae.vae import VAE
 
-__all__ = [
-    "condition_title",
-    "decoded_means",
-    "encode",
-    "given_in_turn",
-    "reconstruct",
-    "sample",
-]
+__all__ = ["decoded_means", "encode", "reconstruct", "sample"]
 
 _MOST_COLUMNS = 20  # of a picture that has a class in each
 
@@ -266,7 +259,7 @@ def _write_data(
 
 def _cells(columns: Sequence[Column], rows: np.ndarray) -> list[list[Any]]:
     """Rows (N, P) in the values of a table; a value that is missing is empty."""
-    missing = [np.isnan(rows[:, place]).any(1).tolist() for place in encoded_slices(columns)]
+    missing = [np.isnan(rows[:, place].sum(1)) for place in encoded_slices(columns)]
     table = decode_table(columns, np.nan_to_num(rows))
     return [
         [
