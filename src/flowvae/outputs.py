@@ -22,14 +22,7 @@ from flowvae.refined import RefinedVAE
 from flowvae.runs import Run, RunLike, opened
 from flowvae.vae import VAE
 
-__all__ = [
-    "condition_title",
-    "decoded_means",
-    "encode",
-    "given_in_turn",
-    "reconstruct",
-    "sample",
-]
+__all__ = ["decoded_means", "encode", "reconstruct", "sample"]
 
 _MOST_COLUMNS = 20  # of a picture that has a class in each
 
