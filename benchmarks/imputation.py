@@ -112,7 +112,7 @@ def _ways(name: str, seed: int, quick: bool) -> dict[str, dict[str, float]]:
 
 
 def _imputers(seed: int, quick: bool) -> dict[str, Any]:
-    from sklearn.experimental import enable_iterative_imputer  # noqa: F401
+    from sklearn.experimental import enable_iterative_imputer  # noqa: F401  # pyright: ignore
     from sklearn.impute import IterativeImputer, SimpleImputer
 
     from flowvae import FlowImputer
