@@ -59,10 +59,13 @@ class NormalPrior(nn.Module):
     def __init__(self, latent_dim: int, condition_dim: int = 0) -> None:
         super().__init__()
         self.constant = nn.Parameter(torch.zeros(2 * latent_dim))
-        self.slope = nn.Parameter(torch.zeros(condition_dim, 2 * latent_dim))
+        slope = torch.zeros(condition_dim, 2 * latent_dim)
+        self.slope = nn.Parameter(slope) if condition_dim else None
 
     def forward(self, condition: Tensor | None = None) -> DiagonalGaussian:
-        both = self.constant if condition is None else self.constant + condition @ self.slope
+        both = self.constant
+        if self.slope is not None and condition is not None:
+            both = both + condition @ self.slope
         return DiagonalGaussian(*both.chunk(2, -1))
 
 

@@ -95,6 +95,7 @@ class ConditionalGaussian:
         with torch.no_grad():
             decoder.weight.copy_(torch.cat([self.W, self.V], 1))
             decoder.bias.copy_(self.c)
+            assert prior.slope is not None
             prior.slope[:, : self.D] = self.A.T
         return flowvae.VAE(
             nn.Identity(),
