@@ -105,7 +105,7 @@ class LabelledVAE(FlowVAE):
         if odd.any():
             raise ValueError(
                 f"y: expected one of the classes {', '.join(map(str, self.classes_[:20]))}, "
-                f"got {labels[odd][0]!r}"
+                f"got {labels[odd].tolist()[0]!r}"
             )
         return found
 
