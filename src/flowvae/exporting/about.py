@@ -172,8 +172,7 @@ def _condition_lines(condition: Mapping[str, Any] | None) -> list[str]:
     named = f" The classes are {shown}{more}." if classes else ""
     return [
         "",
-        f"Conditioned on {names}, {condition['values']}: {condition['dim']} numbers a "
-        f"datum.{named}",
+        f"Conditioned on {names}, {condition['values']}; C = {condition['dim']}.{named}",
     ]
 
 
