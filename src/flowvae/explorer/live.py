@@ -170,7 +170,7 @@ def _slopes(model: VAE, arrays: Arrays) -> dict[str, int]:
     own = model.prior
     if model.condition is None or getattr(own, "slope", None) is None:
         return {}
-    if isinstance(own, NormalPrior):
+    if isinstance(own, NormalPrior) and own.slope is not None:
         loc, log_var = own.slope.chunk(2, -1)
         return {"loc": arrays.add(loc), "log_var": arrays.add(log_var)}
     return {"log_weights": arrays.add(own.slope)}  # pyright: ignore
