@@ -14,7 +14,7 @@ from flowvae import processes
 from flowvae.building import build_vae
 from flowvae.config import Config, resolve_config
 from flowvae.data import Dataset, binarize
-from flowvae.data.conditions import conditioned
+from flowvae.data.conditions import check_known, conditioned
 from flowvae.data.load import load_configured
 from flowvae.device import choose_device
 from flowvae.errors import TrainingError, UserError
@@ -195,15 +195,9 @@ def _check_known(config: Config, dataset: Dataset) -> None:
                 f"missing: the {name} data of {dataset.name} have missing values, NaN; "
                 "missing=model learns from what is there"
             )
-        if split.condition is None or (semi_supervised and name == "train"):
-            continue
-        unknown = int(split.condition.isnan().any(1).sum())
-        if unknown:
-            raise UserError(
-                f"condition: expected a label for each of the {name} data, got none for {unknown} "
-                f"of {len(split)}"
-                + ("; objective=m2 learns from such data" if name == "train" else "")
-            )
+        if not (semi_supervised and name == "train"):
+            hint = "; objective=m2 learns from such data" if name == "train" else ""
+            check_known(split, name, hint)
 
 
 def _train_locked(run: Run, dataset: Dataset, how: _How) -> None:

@@ -21,6 +21,8 @@ from flowvae.vae import VAE
 
 __all__ = ["build_vae"]
 
+Transform = Callable[[Tensor], Tensor]
+
 
 def build_vae(
     config: Config,
@@ -54,13 +56,9 @@ def build_vae(
         )
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed if seed is None else seed)
-        images = getattr(NETWORKS[network.name], "takes_images", False)
-        shape = data_shape
-        if C or missing:
-            shape = encoder_shape(data_shape, C, missing, images, network.name)
-        encoder = build("network", network, maker="encoder", data_shape=shape)
+        body = _body(config, data_shape, C)
         posterior_head = build(
-            "posterior", described.posterior, in_features=encoder.out_features, latent_dim=D
+            "posterior", described.posterior, in_features=body.out_features, latent_dim=D
         )
         prior = build(
             "prior",
@@ -82,13 +80,10 @@ def build_vae(
         if C:
             decoder = RowDecoder(decoder, C, likelihood.num_outputs(P))
         transform = likelihood.encoder_input
-        if C or missing:
-            encoder = RowEncoder(encoder, data_shape, C, missing, images, transform)
-        elif transform is not None:
-            encoder = nn.Sequential(_Elementwise(transform), encoder)
+        encoder = _given_rows(body, config, data_shape, C, transform)
         classifier = None
         if OBJECTIVES[config.objective.name].semi_supervised:
-            classifier = _classifier(config, data_shape, classes_of(condition))
+            classifier = _classifier(config, data_shape, transform, classes_of(condition))
     return VAE(
         encoder,
         posterior_head,
@@ -104,29 +99,56 @@ def build_vae(
     )
 
 
-def _classifier(config: Config, data_shape: Sequence[int], classes: Sequence[str] | None) -> Any:
-    """Values -> logits of q(y|x), by a body like the encoder's."""
+def _takes_images(config: Config) -> bool:
+    return getattr(NETWORKS[config.model.network.name], "takes_images", False)
+
+
+def _body(config: Config, data_shape: Sequence[int], condition_dim: int) -> Any:
+    """An encoder's network, of values, their mask where some may be missing, and C numbers."""
+    network, missing = config.model.network, config.data.missing == "model"
+    shape = data_shape
+    if condition_dim or missing:
+        images = _takes_images(config)
+        shape = encoder_shape(data_shape, condition_dim, missing, images, network.name)
+    return build("network", network, maker="encoder", data_shape=shape)
+
+
+def _given_rows(
+    body: nn.Module,
+    config: Config,
+    data_shape: Sequence[int],
+    condition_dim: int,
+    transform: Transform | None,
+) -> nn.Module:
+    """A network of :func:`_body` that is given rows (B, P + C), their values transformed."""
+    missing = config.data.missing == "model"
+    if condition_dim or missing:
+        images = _takes_images(config)
+        return RowEncoder(body, data_shape, condition_dim, missing, images, transform)
+    return body if transform is None else nn.Sequential(_Elementwise(transform), body)
+
+
+def _classifier(
+    config: Config,
+    data_shape: Sequence[int],
+    transform: Transform | None,
+    classes: Sequence[str] | None,
+) -> nn.Module:
+    """Values -> logits of q(y|x), by a network like the encoder's."""
     if classes is None:
         raise UserError(
             f"objective: {config.objective.name} needs classes to learn; expected condition=labels "
             "beside it, labels that are classes"
         )
-    network, missing = config.model.network, config.data.missing == "model"
-    images = getattr(NETWORKS[network.name], "takes_images", False)
-    shape = data_shape
-    if missing:
-        shape = encoder_shape(data_shape, 0, missing, images, network.name)
-    body = build("network", network, maker="encoder", data_shape=shape)
+    body = _body(config, data_shape, 0)
     logits = nn.Linear(body.out_features, len(classes))
-    if missing:
-        body = RowEncoder(body, data_shape, 0, missing, images, None)
-    return nn.Sequential(body, logits)
+    return nn.Sequential(_given_rows(body, config, data_shape, 0, transform), logits)
 
 
 class _Elementwise(nn.Module):
     """A function as a module."""
 
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, function: Transform) -> None:
         super().__init__()
         self.function = function
 

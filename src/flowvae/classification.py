@@ -93,7 +93,7 @@ class Classification:
         density = {f"{name}(x), nats": self.log_prob}
         if self.log_prob_given_class is not None:
             density[f"{name}(x|y) at the own class, nats"] = self.log_prob_given_class
-        lines += [f"  {text:<34}{value.shown(3)}" for text, value in density.items()]
+        lines += [f"  {text:<40}{value.shown(3)}" for text, value in density.items()]
         if self.bayes is None:
             return "\n".join([*lines, "No datum's class is known, so there is nothing to score."])
         kinds = {"by Bayes' rule": self.bayes}
@@ -101,9 +101,9 @@ class Classification:
             kinds["by the classifier q(y|x)"] = self.classifier
         for text, found in kinds.items():
             lines.append(f"Classes {text}, of {self.labelled:,} data whose class is known")
-            lines += [f"  {what:<34}{value}" for what, value in found.shown().items()]
+            lines += [f"  {what:<40}{value}" for what, value in found.shown().items()]
             if mistaken := found.mistaken(self.classes):
-                lines.append(f"  {'most often mistaken':<34}{mistaken}")
+                lines.append(f"  {'most often mistaken':<40}{mistaken}")
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from flowvae import processes
+from flowvae.data.conditions import check_known
 from flowvae.errors import UserError
 from flowvae.evaluation import (
     Comparison,
@@ -66,6 +67,7 @@ def _evaluate(
         raise UserError(f"samples: expected at least 1, got {samples}")
     if refine < 0:
         raise UserError(f"refine: expected at least 0, got {refine}")
+    check_known(dataset.test, "test")
     total = len(dataset.test) * (2 if refine else 1)
     shown = progress and processes.is_first()
     with Progress.bar("evaluating", total, enabled=shown) as advance:
@@ -114,6 +116,7 @@ def evaluate_full(
         run = processes.together(lambda: opened(run, device, data))
         model, dataset = run.model, run.dataset
         seed = run.config.seed if seed is None else seed
+        check_known(dataset.test, "test")
         first = processes.is_first()
         found = run_full_evaluation(
             model,
@@ -157,6 +160,7 @@ def compare(
     """
     shown = [opened(run, device) for run in runs]
     check_comparable(shown)
+    check_known(shown[0].dataset.test, "test")
     samples = shown[0].config.evaluation.samples if samples is None else samples
     if samples < 1:
         raise UserError(f"samples: expected at least 1, got {samples}")

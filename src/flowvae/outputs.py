@@ -14,7 +14,7 @@ import torch
 from flowvae.data import Column, Split, decode_table
 from flowvae.data.columns import encoded_slices
 from flowvae.data.condition_texts import condition_texts, conditions_in_turn
-from flowvae.data.conditions import classes_of, encode_condition
+from flowvae.data.conditions import check_known, classes_of, encode_condition
 from flowvae.errors import UserError
 from flowvae.evaluation import encode_split
 from flowvae.files import suffix_among, write_csv, write_npz
@@ -110,6 +110,7 @@ def reconstruct(
     if condition is not None:  # before any data is read
         count = min(n, len(run.dataset.test)) if model.condition is not None else n
         given = encode_condition(model.condition, condition, count)
+    check_known(run.dataset.test, "test")
     rows = run.dataset.test.rows(slice(n)).to(next(model.parameters()).device)
     original = _shaped(run, model.parts(rows)[0])
     again = model.reconstruct(rows, run.generator(seed), condition=given)
@@ -157,6 +158,7 @@ def encode(
     suffix = None if out is None else suffix_among(out, ".npz", ".csv")
     run = opened(run, device, data)
     chosen: Split = getattr(run.dataset, split)
+    check_known(chosen, split)
     z, log_q = encode_split(_refined(run, refine), chosen, run.generator(seed))
     found = {"z": z.numpy(), "log_q": log_q.numpy()}
     if chosen.labels is not None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from flowvae.commands.options import open_with, run_argument
+from flowvae.commands.options import condition_of, condition_option, open_with, run_argument
 
 __all__ = ["impute"]
 
@@ -40,7 +40,8 @@ __all__ = ["impute"]
     help="Share of the draws that lie in intervals to be written, such as 0.9.  [none]",
 )
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, help="Of all noise.  [0]")
-def impute(run: Path, data: str, out: Path, **options: Any) -> None:
+@condition_option("Of a conditional run, of all rows.  [what is in the data]")
+def impute(run: Path, data: str, out: Path, condition: str | None, **options: Any) -> None:
     """Fill in what is missing of all rows of a file, by a run trained with --missing model.
 
     A table keeps its rows, their order and its other columns. With --draws it has every row M
@@ -49,7 +50,8 @@ def impute(run: Path, data: str, out: Path, **options: Any) -> None:
     from flowvae.imputing import impute as run_impute
 
     opened = open_with(run, options)
-    found = run_impute(opened, data, out=out, **options)
+    given = condition_of(opened, condition)
+    found = run_impute(opened, data, out=out, condition=given, **options)
     missing = found.missing
     gaps = sum(map(sum, missing.values())) if isinstance(missing, dict) else missing.sum()
     click.echo(f"Wrote {out}: {int(gaps)} values filled in, {len(found.effective_samples)} rows")

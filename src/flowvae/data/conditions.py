@@ -22,6 +22,7 @@ from flowvae.errors import UserError, shown
 
 __all__ = [
     "LABELS",
+    "check_known",
     "class_numbers",
     "class_rows",
     "classes_of",
@@ -109,6 +110,27 @@ def encode_condition(
     if count is not None and len(encoded) != count:
         raise UserError(f"condition: expected {count} rows, got {len(encoded)}")
     return encoded
+
+
+def check_known(split: Split, name: str, hint: str = "") -> None:
+    """See that the condition of every datum is known: z and p(x|y) are of a known y.
+
+    Args:
+        split: the data.
+        name: of the split, for the message.
+        hint: what else could be done.
+
+    Raises:
+        UserError: one is not known.
+    """
+    if split.condition is None:
+        return
+    unknown = int(split.condition.isnan().any(1).sum())
+    if unknown:
+        raise UserError(
+            f"condition: expected a label for each of the {name} data, got none for {unknown} of "
+            f"{len(split)}{hint}"
+        )
 
 
 def with_labels_as_condition(

@@ -117,7 +117,7 @@ def in_order(split: Split, count: int | None = None) -> Tensor:
 
 
 def data_digest(split: Split, blocks: int | None = None) -> str:
-    """A digest of the data's values, by which runs are told to have the same.
+    """A digest of the data's values and conditions, by which runs are told to have the same.
 
     Args:
         split: the data.
@@ -129,6 +129,8 @@ def data_digest(split: Split, blocks: int | None = None) -> str:
     for start in starts if blocks is None else starts[:: -(-len(starts) // blocks) or 1]:
         part = split.data[start : start + rows]  # of a file larger than memory: read as needed
         digest.update(part.cpu().contiguous().numpy().tobytes())
+    if split.condition is not None:
+        digest.update(split.condition.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 

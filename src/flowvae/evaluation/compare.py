@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from flowvae.data.columns import condition_in_words
 from flowvae.errors import UserError
 from flowvae.evaluation.cached import Arrays, data_digest
 from flowvae.evaluation.importance import reliable_pareto_k, share_above
@@ -95,6 +96,11 @@ class Comparison:
         return "\n\n".join(lines) + "\n"
 
 
+def _condition_of(dataset: Dataset) -> str:
+    """What log p(x) is given: log p(x|y) and log p(x) are not the same thing."""
+    return "none" if dataset.condition is None else condition_in_words(dataset.condition)
+
+
 def check_comparable(runs: Sequence[Compared]) -> None:
     """Refuse runs whose figures cannot be compared.
 
@@ -111,6 +117,7 @@ def check_comparable(runs: Sequence[Compared]) -> None:
             ("data", a.name, b.name),
             ("shape", a.data_shape, b.data_shape),
             ("binarization", a.binarization, b.binarization),
+            ("condition", _condition_of(a), _condition_of(b)),
             ("number of test data", len(a.test), len(b.test)),
             ("test_fraction", first.config.data.test_fraction, run.config.data.test_fraction),
         ]
