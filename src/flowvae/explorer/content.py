@@ -14,7 +14,7 @@ from torch import Tensor
 
 from flowvae.data import Split
 from flowvae.data.columns import columns_to_json, condition_in_words
-from flowvae.errors import UserError
+from flowvae.data.conditions import check_known
 from flowvae.evaluation import encode_split
 from flowvae.evaluation.quadrature import latent_box
 from flowvae.explorer.arrays import Arrays
@@ -43,7 +43,7 @@ def page_content(run: Run) -> tuple[dict[str, Any], str]:
     """The description of a page, for JSON, and its numbers as base64."""
     model, arrays = run.model.eval(), Arrays()
     test, D = run.dataset.test, model.latent_dim
-    _check_known(test)
+    check_known(test, "test")
     device = next(model.parameters()).device
     reason = why_not_live(model)
     image = is_image(model.data_shape)
@@ -102,15 +102,6 @@ def page_content(run: Run) -> tuple[dict[str, Any], str]:
         else None,
     }
     return {**spec, "arrays": arrays.about}, arrays.base64()
-
-
-def _check_known(test: Split) -> None:
-    """See that the condition of every test datum is known, for it is encoded under it."""
-    if test.condition is not None and (unknown := int(test.condition.isnan().any(1).sum())):
-        raise UserError(
-            f"condition: expected that of each of the test data, got none for {unknown} of "
-            f"{len(test)}"
-        )
 
 
 def _note(model: VAE, reason: str | None, count: int) -> str:

@@ -333,7 +333,8 @@ _KINGMA = Table(
     "1406.5298, table 1 (M2; 50 latent dimensions)",
     text="The tutorial's networks, (500), with ten latent dimensions, a plain Gaussian posterior "
     "and a prior p(z|y) that is a Gaussian for each class; MNIST binarized dynamically: "
-    f"{_ADAM}, decoder_gain 3; 50 epochs at a rate of 0.003, and 16 for M2. Errors are by Bayes' "
+    f"{_ADAM}, decoder_gain 3; 50 epochs at a rate of 0.003; M2 for 16, the rate rising to "
+    "0.002 first, alpha 1, 20 labelled images beside each batch. Errors are by Bayes' "
     "rule from log p(x|y), 50 samples for each class, and for M2 also of its classifier q(y|x); "
     "of a conditional model ELBO and bound are of log p(x|y). The images with labels are the first "
     "of each class, whatever the seed. Settings were chosen by the accuracy of some ten shorter "
