@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -84,6 +85,58 @@ def test_the_ramp_scales_the_gradient_of_the_unlabelled_alone(step, share):
         loss, found = gradient(labels, 100)
         torch.testing.assert_close(loss, plain)
         torch.testing.assert_close(found, factor * whole)
+
+
+def test_labelled_data_beside_a_batch_do_not_count_for_the_bound():
+    """Five with a label, two of them beside the batch: each has 3/5 of the weight in the loss."""
+    truth = ConditionalGaussian()
+    model = truth.model(classes=True)
+    _, rows = rows_of(truth, [0, None, 2, None, 1, 1, 2])
+
+    def loss_and_bound(**options: Any):
+        loss, terms = M2(alpha=0.0, **options)(model, rows, torch.Generator().manual_seed(0))
+        return loss, terms.log_weight[0]
+
+    loss, bound = loss_and_bound(labelled_batch=2)
+    weight = torch.tensor([0.6, 1, 0.6, 1, 0.6, 0.6, 0.6], dtype=torch.float64)
+    torch.testing.assert_close(loss, -(weight * bound).mean())
+    torch.testing.assert_close(loss_and_bound()[0], -bound.mean())
+    without = bound[[1, 3]].sum()
+    torch.testing.assert_close(loss_and_bound(labelled_batch=5)[0], -without / 7)
+    torch.testing.assert_close(loss_and_bound(labelled_batch=9)[0], -without / 7)
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_the_classifier_alone_sees_less_in_training(missing):
+    """Dropout changes q(y|x), not the bounds under each class."""
+    truth = ConditionalGaussian()
+    model = truth.model(classes=True)
+    model.missing = missing
+    x, _ = truth.data(200)
+    unknown = torch.full((200, truth.C), math.nan, dtype=torch.float64)
+    rows = torch.cat([x, unknown], 1)
+    given: list[torch.Tensor] = []
+    assert model.classifier is not None
+    model.classifier.register_forward_hook(lambda _, inputs, __: given.append(inputs[0]))
+    M2(classifier_dropout=0.25)(model, rows, torch.Generator().manual_seed(0))
+    (seen,) = given
+    gone = seen.isnan() if missing else seen == 0
+    assert 0.2 < gone.double().mean() < 0.3
+    kept = x if missing else x / 0.75
+    torch.testing.assert_close(seen[~gone], kept[~gone])
+
+
+def test_accuracy_is_that_of_a_network_without_dropout():
+    """What a user's own classifier drops in training it does not drop in tests."""
+    truth = ConditionalGaussian()
+    model = truth.model(classes=True)
+    assert model.classifier is not None
+    x, _ = truth.data(300)
+    y = torch.eye(truth.C, dtype=torch.float64)[truth.log_prob_of_classes(x).argmax(1)]
+    model.classifier = torch.nn.Sequential(model.classifier, torch.nn.Dropout(0.9))
+    model.train()
+    assert classifier_accuracy(model, Split(x, condition=y)) == 1
+    assert model.training
 
 
 def test_every_batch_has_labelled_data_beside_its_own_each_equally_often():
@@ -168,6 +221,8 @@ def test_what_is_wrong_is_named():
     number = [Column("age", "numeric")]
     with pytest.raises(UserError, match="objective: m2 needs classes to learn"):
         flowvae.build_vae(resolve_config(objective="m2"), (6,), condition=number)
+    with pytest.raises(ValueError, match="classifier_dropout: expected a number in"):
+        M2(classifier_dropout=1.0)
     with pytest.raises(ValueError, match="alpha: expected a finite number of at least 0, got nan"):
         M2(alpha=math.nan)
     with pytest.raises(UserError, match="condition: expected a label for each of the train data"):

@@ -43,7 +43,7 @@ NotNegative = Annotated[float, Field(ge=0)]
 
 @dataclass(frozen=True)
 class Warmup:
-    """A weight that grows linearly over the first steps:  β_t = min(1, β_0 + (1 - β_0) t / N).
+    """A weight that goes to 1 linearly over the first steps:  β_t = β_0 + (1 - β_0) min(1, t / N).
 
     ``kind`` says what it multiplies: ``"kl"`` the KL (Bowman et al. 2016, arXiv 1511.06349;
     Sønderby et al. 2016, arXiv 1602.02282), or, in Rezende & Mohamed's ``"tempering"``
@@ -54,6 +54,8 @@ class Warmup:
         >>> ramp = Warmup("kl", steps=100, start=0.5)
         >>> ramp.weight(0), ramp.weight(50), ramp.weight(1000)
         (0.5, 0.75, 1.0)
+        >>> Warmup("kl", steps=100, start=4.0).weight(50)
+        2.5
         >>> import torch
         >>> ramp.weight(torch.tensor(50))
         tensor(0.7500)
@@ -70,8 +72,10 @@ class Warmup:
         """
         slope = (1 - self.start) / self.steps
         if isinstance(step, Tensor):
-            return (self.start + slope * step).clamp(max=1.0)
-        return min(1.0, self.start + slope * step)
+            weight = self.start + slope * step
+            return weight.clamp(max=1.0) if self.start <= 1 else weight.clamp(min=1.0)
+        nearest = min if self.start <= 1 else max
+        return nearest(1.0, self.start + slope * step)
 
 
 class Objective:
@@ -223,7 +227,7 @@ class Objective:
             minimised.
         """
         x = model.flatten(x)
-        q = model.posterior(self._seen(model, x, generator))
+        q = model.posterior(seen_of(model, x, self.encoder_dropout, generator))
         sample = q.rsample_terms((self.samples,), generator)
         terms = model.terms_at(x, sample)
         joint, beta = self._weights(step)
@@ -244,17 +248,6 @@ class Objective:
                 mean_kl = torch.where(enough, mean_kl, self.free_bits)
             loss = _times(beta, mean_kl + batch_mean(off)) - batch_mean(fit)
         return loss, ElboTerms(*(term.detach() for term in terms))
-
-    def _seen(self, model: VAE, x: Tensor, generator: torch.Generator | None) -> Tensor:
-        """What the encoder sees of x."""
-        p = self.encoder_dropout
-        if p == 0:
-            return x
-        options: Any = {"generator": generator, "dtype": x.dtype, "device": x.device}
-        values, condition = model.parts(x)
-        seen = noise_of_batch(values.shape, 0, lambda whole: torch.rand(whole, **options)) >= p
-        values = torch.where(seen, values, math.nan) if model.missing else values * seen / (1 - p)
-        return values if condition is None else torch.cat([values, condition], -1)
 
     def _weights(self, step: int | Tensor) -> tuple[Weight, Weight]:
         """What multiplies log p(x, z), and what multiplies the KL."""
@@ -323,6 +316,22 @@ def build_objective(objective: Part, steps_per_epoch: int) -> Objective:
         Warmup(kind='kl', steps=1200, start=0.01)
     """
     return build("objective", objective, steps_per_epoch=steps_per_epoch)
+
+
+def seen_of(model: VAE, rows: Tensor, dropout: float, generator: torch.Generator | None) -> Tensor:
+    """What a network sees of rows (B, R) under dropout of their values, their condition kept.
+
+    The other values are divided by 1 - p; in a model of missing values, those not seen are missing
+    and the others as they are.
+    """
+    if dropout == 0:
+        return rows
+    options: Any = {"generator": generator, "dtype": rows.dtype, "device": rows.device}
+    values, condition = model.parts(rows)
+    seen = noise_of_batch(values.shape, 0, lambda whole: torch.rand(whole, **options)) >= dropout
+    scaled = values / (1 - dropout)
+    values = torch.where(seen, values, math.nan) if model.missing else scaled * seen
+    return values if condition is None else torch.cat([values, condition], -1)
 
 
 def _times(weight: Weight, term: Tensor) -> Tensor:

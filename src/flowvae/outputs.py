@@ -274,8 +274,8 @@ def _cells(columns: Sequence[Column], rows: np.ndarray) -> list[list[Any]]:
 
 
 def cell(column: Column, value: Any) -> Any:
-    """A number to seven digits of its deviation: what float32 knows of a standardised value."""
+    """A number to six digits of its deviation: of a standardised value float32 knows seven."""
     if not isinstance(value, float):
         return value
     before = math.log10(1 + abs(column.mean) / column.scale)
-    return f"{value:.{min(17, 7 + math.ceil(before))}g}"
+    return f"{value:.{min(17, 6 + math.ceil(before))}g}"

@@ -24,8 +24,9 @@ from flowvae.config.options import PositiveInt
 from flowvae.data import Split
 from flowvae.data.conditions import class_numbers, class_rows, classes_of
 from flowvae.errors import UserError
-from flowvae.objectives import Objective, Warmup
-from flowvae.processes import batch_mean, noise_of_batch
+from flowvae.networks.inputs import pairs
+from flowvae.objectives import Objective, Warmup, seen_of
+from flowvae.processes import batch_mean, noise_of_batch, summed
 from flowvae.terms import ElboTerms
 from flowvae.vae import VAE
 
@@ -41,12 +42,16 @@ class M2(Objective):
         samples: S ≥ 1 draws of z per datum and class.
         warmup: of the KL, or none.
         alpha: α, the weight of the classifier's log-probability of a label.
-        labelled_batch: labelled data that each batch has beside its own, so that few labels are
-            seen often.
+        labelled_batch: how many data with a label the batch has beside its own, so that q(y|x) sees
+            few labels often. They do not count for L, whose weight is that of the data with a
+            label among all: else the decoder would learn these few by heart.
         hold: updates in which q(y|x) learns from labels alone. Until the decoder knows the classes,
             log p(x|y) would lead the classifier astray.
         ramp: further updates over which the gradient that reaches q(y|x) through U grows from 0 to
             its full size.
+        classifier_dropout: share of the values of x that q(y|x) does not see in training, drawn
+            anew each time. A classifier that few labels have made sure of itself learns nothing
+            from U, whose gradient vanishes where q(y|x) is 0 or 1; one that is less sure does.
 
     Raises:
         ValueError: a value out of range.
@@ -72,17 +77,23 @@ class M2(Objective):
         samples: int = 1,
         warmup: Warmup | None = None,
         alpha: float = 10.0,
-        labelled_batch: int = 10,
+        labelled_batch: int = 0,
         hold: int = 0,
         ramp: int = 0,
+        classifier_dropout: float = 0.0,
     ) -> None:
         super().__init__(samples, warmup=warmup)
         if not 0 <= alpha < math.inf:
             raise ValueError(f"alpha: expected a finite number of at least 0, got {alpha}")
-        if labelled_batch < 1:
-            raise ValueError(f"labelled_batch: expected at least 1, got {labelled_batch}")
+        if labelled_batch < 0:
+            raise ValueError(f"labelled_batch: expected at least 0, got {labelled_batch}")
         self.alpha, self.labelled_batch = alpha, labelled_batch
+        if not 0 <= classifier_dropout < 1:
+            raise ValueError(
+                f"classifier_dropout: expected a number in [0, 1), got {classifier_dropout}"
+            )
         self.hold, self.ramp = hold, ramp
+        self.classifier_dropout = classifier_dropout
         self.sums = torch.zeros(len(self.reported), 2)
 
     @classmethod
@@ -91,10 +102,12 @@ class M2(Objective):
         steps_per_epoch: int,
         samples: PositiveInt = 1,
         alpha: Annotated[float, Field(ge=0)] = 10.0,
-        labelled_batch: PositiveInt = 10,
+        labelled_batch: Annotated[int, Field(ge=0)] = 10,
+        warmup_start: Annotated[float, Field(ge=0)] = 0.01,
         warmup_epochs: Annotated[float, Field(ge=0)] = 0.0,
         hold_epochs: Annotated[float, Field(ge=0)] = 5.0,
         ramp_epochs: Annotated[float, Field(ge=0)] = 5.0,
+        classifier_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
     ) -> M2:
         """From the options of a configuration.
 
@@ -102,18 +115,21 @@ class M2(Objective):
             steps_per_epoch: updates in an epoch.
             samples: S, draws of z per datum and class in training.
             alpha: weight of log q(y|x) at a known label.
-            labelled_batch: labelled data that each batch has beside its own.
-            warmup_epochs: length of the KL's warm-up in epochs; 0 is none.
+            labelled_batch: labelled data that each batch has beside its own, for q(y|x).
+            warmup_start: weight of the KL at the first step, from which it goes to 1. Above 1, z
+                says little at first and the class much.
+            warmup_epochs: how long that takes, in epochs; 0 is not at all.
             hold_epochs: epochs in which q(y|x) learns from labels alone.
             ramp_epochs: further epochs over which the gradient that reaches q(y|x) from data
                 without a label grows to its full size.
+            classifier_dropout: share of x's values that q(y|x) does not see in training.
         """
         warmup, hold, ramp = (
             math.ceil(epochs * steps_per_epoch)
             for epochs in (warmup_epochs, hold_epochs, ramp_epochs)
         )
-        growing = Warmup("kl", warmup) if warmup else None
-        return cls(samples, growing, alpha, labelled_batch, hold, ramp)
+        growing = Warmup("kl", warmup, warmup_start) if warmup else None
+        return cls(samples, growing, alpha, labelled_batch, hold, ramp, classifier_dropout)
 
     def check(self, model: VAE) -> None:
         super().check(model)
@@ -134,7 +150,8 @@ class M2(Objective):
             raise UserError("objective: m2 needs a model whose condition is one of some classes")
         number = class_numbers(columns, condition)
         known = (number >= 0).to(values.dtype)
-        logits = model.classifier(values).log_softmax(-1)  # log q(y|x), (B, K)
+        seen, _ = model.parts(seen_of(model, x, self.classifier_dropout, generator))
+        logits = model.classifier(seen).log_softmax(-1)  # log q(y|x), (B, K)
         K = logits.shape[-1]
         label = one_hot(number.clamp(min=0), K).to(values.dtype) * known[:, None]
         guess = _dampened(logits, self._let_through(step))
@@ -154,13 +171,19 @@ class M2(Objective):
         )
         fit, beta = found.log_likelihood, self._weights(step)[1]
         classified = (label * logits).sum(-1)  # log q(y|x) at the label, 0 without
-        bound = fit - beta * found.kl
+        bound = self._weight_of_rows(known) * (fit - beta * found.kl)
         loss = -batch_mean(bound + self.alpha * classified)
         with torch.no_grad():
             right = known * (logits.argmax(-1) == number)
             elbo = found.log_weight.mean(0)
             self._report([known * elbo, (1 - known) * elbo, classified, right], known)
         return loss, ElboTerms(*(term.detach() for term in found))
+
+    def _weight_of_rows(self, known: Tensor) -> Tensor:
+        """1 without a label; with one, so that those beside the batch do not count, (B,)."""
+        count = summed(known.sum())
+        share = ((count - self.labelled_batch) / count.clamp(min=1)).clamp(min=0)
+        return torch.where(known > 0, share, 1.0)
 
     def _let_through(self, step: int | Tensor) -> float | Tensor:
         """The share of the gradient from data without a label that reaches the classifier."""
@@ -175,10 +198,8 @@ class M2(Objective):
         """The terms under each class: (S, B, K)."""
         every = class_rows(model.condition or ()).to(values)
         B, K = len(values), len(every)
-        rows = torch.cat([values[:, None].expand(B, K, -1), every.expand(B, K, -1)], -1).flatten(
-            0, 1
-        )
-        q = model.posterior(rows)
+        rows = pairs(values, every)
+        q = model.posteriors(values, every)
         eps = _noise(self.samples, values, model.latent_dim, generator)
         sample = q.at_noise(eps[:, :, None].expand(-1, -1, K, -1).flatten(1, 2))
         return ElboTerms(*(term.unflatten(1, (B, K)) for term in model.terms_at(rows, sample)))
@@ -217,6 +238,8 @@ def classifier_accuracy(model: VAE, split: Split) -> float:
         raise ValueError("model: expected one with a classifier, and labels")
     columns, device = model.condition or (), next(model.parameters()).device
     right = count = 0
+    training = model.training
+    model.eval()  # dropout of one's own networks is for training
     for start in range(0, len(split), _DATA_AT_ONCE):
         place = slice(start, start + _DATA_AT_ONCE)
         number = class_numbers(columns, split.condition[place]).to(device)
@@ -224,4 +247,5 @@ def classifier_accuracy(model: VAE, split: Split) -> float:
         known = number >= 0
         right += int((known & (found == number)).sum())
         count += int(known.sum())
+    model.train(training)
     return right / count if count else math.nan

@@ -18,6 +18,7 @@ from flowvae.data.columns import encoded_width
 from flowvae.data.conditions import encode_condition
 from flowvae.distributions import FlowSample, LatentDistribution
 from flowvae.likelihoods import ValueDistribution, observed_log_prob
+from flowvae.networks.inputs import RowEncoder, pairs
 from flowvae.parts import Posterior, Prior, PriorOfPosterior
 from flowvae.precision import at_least_float32, network_products
 from flowvae.processes import whole_batch
@@ -170,6 +171,16 @@ class VAE(nn.Module):
             features = self.encoder(x)
         return self.posterior_head(at_least_float32(features))
 
+    def posteriors(
+        self, values: Float[Tensor, "B P"], conditions: Float[Tensor, "K C"]
+    ) -> LatentDistribution:
+        """q(z|x, y) of every datum under every condition, of batch (B · K,), y the faster."""
+        if not isinstance(self.encoder, RowEncoder):
+            return self.posterior(pairs(values, conditions))
+        with network_products(values.device):
+            features = self.encoder.of_pairs(values, conditions)
+        return self.posterior_head(at_least_float32(features.flatten(0, 1)))
+
     def prior_at(self, x: Tensor) -> LatentDistribution:
         """p(z), or for rows x (B, P + C) p(z|y), of batch (B,) if it depends on y."""
         return self.prior_given(self.parts(x)[1])
@@ -220,8 +231,8 @@ class VAE(nn.Module):
     def _pairs(self, values: Tensor, z: Tensor, condition: Tensor | None) -> Tensor:
         p, log_prior = self.decode(z, condition), self.prior_given(condition).log_prob(z)
         if isinstance(p, ValueDistribution):
-            pairs = p.log_prob_pairs_observed if self.missing else p.log_prob_pairs
-            return pairs(values) + log_prior
+            of_all = p.log_prob_pairs_observed if self.missing else p.log_prob_pairs
+            return of_all(values) + log_prior
         return torch.stack([p.log_prob(row.expand(len(z), -1)) for row in values]) + log_prior
 
     def elbo_terms(

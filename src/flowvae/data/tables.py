@@ -258,9 +258,9 @@ def _encode(
         code = codes.get(value) if isinstance(value, str) else None
         if code is None:
             known = ", ".join(column.categories[:20])
+            where = f" in row {numbers[row] + 1}" if len(raw) > 1 else ""
             raise UserError(
-                f"{name}: column {column.name!r}: expected one of {known}, got {value!r} in row "
-                f"{numbers[row] + 1}"
+                f"{name}: column {column.name!r}: expected one of {known}, got {value!r}{where}"
             )
         found[row] = code
     if column.kind == "binary":

@@ -11,8 +11,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from flowvae.networks.images import ImageShape, ToImages
+from flowvae.networks.mlp import MLP
 
-__all__ = ["RowDecoder", "RowEncoder", "encoder_shape"]
+__all__ = ["RowDecoder", "RowEncoder", "encoder_shape", "pairs"]
 
 
 def encoder_shape(
@@ -34,6 +35,23 @@ def encoder_shape(
     shape = ImageShape.of(data_shape, network)
     channels = shape.channels * (1 + missing) + condition_dim
     return ImageShape(channels, shape.height, shape.width)
+
+
+def pairs(
+    values: Float[Tensor, "B P"], conditions: Float[Tensor, "K C"]
+) -> Float[Tensor, "B*K P+C"]:
+    """Rows of every datum beside every condition, the condition the faster.
+
+    Examples:
+        >>> pairs(torch.tensor([[7.0], [8.0]]), torch.eye(2))
+        tensor([[7., 1., 0.],
+                [7., 0., 1.],
+                [8., 1., 0.],
+                [8., 0., 1.]])
+    """
+    B, K = len(values), len(conditions)
+    both = [values[:, None].expand(B, K, -1), conditions.expand(B, K, -1)]
+    return torch.cat(both, -1).flatten(0, 1)
 
 
 class RowEncoder(nn.Module):
@@ -68,6 +86,24 @@ class RowEncoder(nn.Module):
 
     def forward(self, rows: Float[Tensor, "B R"]) -> Float[Tensor, "B H"]:
         values, condition = rows.split([self.data_dim, rows.shape[-1] - self.data_dim], -1)
+        parts = self._given(values)
+        if self.to_images is None:
+            return self.body(torch.cat([*parts, condition], -1))
+        shape = self.to_images.shape
+        planes = [self.to_images(part) for part in parts]
+        planes.append(condition[..., None, None].expand(-1, -1, shape.height, shape.width))
+        return self.body(torch.cat(planes, 1).flatten(1))
+
+    def of_pairs(
+        self, values: Float[Tensor, "B P"], conditions: Float[Tensor, "K C"]
+    ) -> Float[Tensor, "B K H"]:
+        """The features of every datum under every condition, x read once where the body can."""
+        if isinstance(self.body, MLP):
+            return self.body.of_pairs(torch.cat(self._given(values), -1), conditions)
+        return self(pairs(values, conditions)).unflatten(0, (len(values), len(conditions)))
+
+    def _given(self, values: Tensor) -> list[Tensor]:
+        """Values, transformed, and their mask if some may be missing."""
         parts = []
         if self.missing:
             there = ~values.isnan()
@@ -75,13 +111,7 @@ class RowEncoder(nn.Module):
             parts.append(there.to(values.dtype))
         if self.transform is not None:
             values = self.transform(values)
-        parts.insert(0, values)
-        if self.to_images is None:
-            return self.body(torch.cat([*parts, condition], -1))
-        shape = self.to_images.shape
-        planes = [self.to_images(part) for part in parts]
-        planes.append(condition[..., None, None].expand(-1, -1, shape.height, shape.width))
-        return self.body(torch.cat(planes, 1).flatten(1))
+        return [values, *parts]
 
 
 class RowDecoder(nn.Module):

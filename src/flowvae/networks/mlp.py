@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from flowvae.config.options import Widths
 
@@ -110,6 +111,16 @@ class MLP(nn.Module):
             for parameter in body.layers[0].parameters():
                 parameter.mul_(decoder_gain)
         return nn.Sequential(body, nn.Linear(body.out_features, num_outputs))
+
+    def of_pairs(
+        self, shared: Float[Tensor, "B I"], each: Float[Tensor, "K J"]
+    ) -> Float[Tensor, "B K H"]:
+        """What forward gives for every x beside every y, a row (I + J): W x once for all y."""
+        first = self.layers[0]
+        assert isinstance(first, nn.Linear)  # noqa: S101 - for type checkers
+        of_shared, of_each = first.weight.split([shared.shape[-1], each.shape[-1]], 1)
+        hidden = linear(shared, of_shared, first.bias)[:, None] + linear(each, of_each)
+        return self.layers[1:](hidden)
 
     def forward(self, x: Float[Tensor, "*batch I"]) -> Float[Tensor, "*batch O"]:
         return self.layers(x)
