@@ -14,6 +14,7 @@ from flowvae.config.options import build
 from flowvae.data.columns import Column, encoded_width
 from flowvae.data.conditions import classes_of
 from flowvae.errors import UserError
+from flowvae.missingness import SelfMasking
 from flowvae.networks.inputs import RowDecoder, RowEncoder, encoder_shape
 from flowvae.parts import PriorOfPosterior
 from flowvae.registry import LIKELIHOODS, NETWORKS, OBJECTIVES, PRIORS
@@ -42,7 +43,8 @@ def build_vae(
         condition: what the model is conditioned on, likewise; none if it is not.
 
     Raises:
-        UserError: the prior cannot be that of a conditional model.
+        UserError: the prior cannot be that of a conditional model, or the likelihood not one of
+            data that are not missing at random.
     """
     P, described = math.prod(data_shape), config.model
     D, network = described.latent_dim, described.network
@@ -69,6 +71,7 @@ def build_vae(
             to_support=support.from_real,
         )
         likelihood = build("likelihood", described.likelihood, columns=columns)
+        missingness = _missingness(config, likelihood, P, columns)
         decoder = build(
             "network",
             network,
@@ -96,7 +99,26 @@ def build_vae(
         condition=condition,
         missing=missing,
         classifier=classifier,
+        missingness=missingness,
     )
+
+
+def _missingness(
+    config: Config, likelihood: Any, data_dim: int, columns: Sequence[Column] | None
+) -> SelfMasking | None:
+    if config.model.missingness == "at_random":
+        return None
+    if config.data.missing != "model":
+        raise UserError(
+            f"missingness: expected missing=model beside {config.model.missingness}, got missing="
+            f"{config.data.missing}"
+        )
+    found = SelfMasking(data_dim, columns)
+    try:
+        found.given_missing(likelihood(torch.zeros(likelihood.num_outputs(data_dim))))
+    except TypeError as err:
+        raise UserError(str(err)) from err
+    return found
 
 
 def _takes_images(config: Config) -> bool:

@@ -13,7 +13,6 @@ from torch import Tensor
 from flowvae.data.columns import encoded_slices
 from flowvae.errors import UserError
 from flowvae.evaluation.common_noise import common_draws
-from flowvae.likelihoods import observed_log_prob
 from flowvae.vae import VAE
 
 __all__ = ["Imputation", "Imputed", "impute"]
@@ -115,7 +114,8 @@ def impute(
 
     A draw takes one of the z_s, with probability w̃_s, and x_mis ~ p(x|z_s). An interval is between
     quantiles of S such draws. All of it is exact as S → ∞ for the model's own p(x_mis | x_obs),
-    however good q is.
+    however good q is. Where the model says why values are missing (``missingness``), the weights
+    are those of p(x_obs, s, z_s), s which values are there, and x_mis is given that it is missing.
 
     The noise of z is the same for every row, and that of the draws belongs to the row's number: an
     answer depends on the seed and the row, not on the other rows. Few z are decoded at once.
@@ -225,11 +225,13 @@ def _weigh(model: VAE, rows: Tensor, samples: int, seed: int) -> _Weighted:
     for part in torch.arange(samples, device=z.device).split(model.draws_at_once(len(rows))):
         place = slice(int(part[0]), int(part[-1]) + 1)
         p = model.decode(z[place], condition)
-        log_weights[place] += observed_log_prob(p, values)
+        log_weights[place] += model.log_prob_there(p, values)
         before, top = top, torch.maximum(top, log_weights[place].amax(0))
         shrunk, weights = (before - top).exp(), (log_weights[place] - top).exp()
         total = total * shrunk + weights.sum(0)
-        mean = mean * shrunk[:, None] + torch.einsum("sb,sbp->bp", weights, p.mean)
+        mean = mean * shrunk[:, None] + torch.einsum(
+            "sb,sbp->bp", weights, model.given_missing(p).mean
+        )
     return _Weighted(z, log_weights.softmax(0), mean / total[:, None])
 
 
@@ -254,8 +256,11 @@ def _draw_row(
         u = torch.rand(count, generator=generator, dtype=z.dtype, device=z.device)
         ends = weights.cumsum(0)
         chosen = z[torch.searchsorted(ends, u * ends[-1]).clamp(max=len(z) - 1)]
-        parts = chosen.split(model.draws_at_once())
-        return torch.cat([model.draw(part, generator, condition)[:, gaps] for part in parts])
+        found = []
+        for part in chosen.split(model.draws_at_once()):
+            p: Any = model.given_missing(model.decode(part, condition))
+            found.append(p.sample(generator=generator)[:, gaps])
+        return torch.cat(found)
 
     if len(found.draws):
         new = drawn(len(found.draws), _DRAWS)

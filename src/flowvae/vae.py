@@ -14,15 +14,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from flowvae.data.columns import encoded_width
 from flowvae.data.conditions import encode_condition
 from flowvae.distributions import FlowSample, LatentDistribution
 from flowvae.likelihoods import ValueDistribution, observed_log_prob
+from flowvae.missingness import SelfMasking
 from flowvae.networks.inputs import RowEncoder, pairs
 from flowvae.parts import Posterior, Prior, PriorOfPosterior
 from flowvae.precision import at_least_float32, network_products
 from flowvae.processes import whole_batch
 from flowvae.refinement import refine
+from flowvae.row_shapes import RowShapes
 from flowvae.terms import ElboTerms
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ _DECODED_AT_ONCE = {"cpu": 2**20}
 _DECODED_AT_ONCE_ELSEWHERE = 2**25
 
 
-class VAE(nn.Module):
+class VAE(RowShapes, nn.Module):
     """A variational autoencoder put together from its parts.
 
     Args:
@@ -52,6 +53,8 @@ class VAE(nn.Module):
         condition: what the C numbers mean that the model is conditioned on; none if it is not.
         missing: whether values may be missing, NaN: log p(x|z) is then of the others alone.
         classifier: (B, P) -> (B, K) logits of q(y|x), where the condition is one of K classes.
+        missingness: why values are missing, where they are not so at random: log p(x|z) is then
+            log p(x_obs, s|z), s which values are there.
 
     All densities are in nats per datum. Data lives in the likelihood's support, as (B, P) or
     (B, *data_shape). A conditional model is q(z|x, y), p(z|y) and p(x|z, y), and takes the
@@ -81,6 +84,7 @@ class VAE(nn.Module):
         condition: Sequence[Column] | None = None,
         missing: bool = False,
         classifier: nn.Module | None = None,
+        missingness: SelfMasking | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -94,75 +98,9 @@ class VAE(nn.Module):
         self.condition = None if condition is None else tuple(condition)
         self.missing = missing
         self.classifier = classifier
+        self.missingness = missingness
         if isinstance(prior, PriorOfPosterior):
             prior.bind(self.posterior)
-
-    @property
-    def data_dim(self) -> int:
-        """P, the number of values in one datum."""
-        return math.prod(self.data_shape)
-
-    @property
-    def condition_dim(self) -> int:
-        """C, the numbers of the condition; 0 where there is none."""
-        return 0 if self.condition is None else encoded_width(self.condition)
-
-    @property
-    def row_dim(self) -> int:
-        """P + C, the width of the rows that the methods take."""
-        return self.data_dim + self.condition_dim
-
-    def flatten(self, x: Tensor) -> Float[Tensor, "*batch R"]:
-        """X as rows (..., P), from (..., P) or (..., *data_shape); (..., P + C) as they are."""
-        C, P, n = self.condition_dim, self.data_dim, len(self.data_shape)
-        if C:
-            if x.dim() >= 1 and x.shape[-1] == P + C:
-                return x
-            raise ValueError(
-                f"x: expected a condition beside it, or rows (..., {P} + {C}) of values and "
-                f"condition, got {tuple(x.shape)}"
-            )
-        # First, for data of shape (1, W) ends in P both ways.
-        if x.dim() > n and tuple(x.shape[-n:]) == self.data_shape:
-            return x.flatten(-n)
-        # Before the whole shape is compared: an exported program must not depend on what B is.
-        if x.dim() >= 1 and x.shape[-1] == P:
-            return x
-        if x.dim() == n and tuple(x.shape) == self.data_shape:
-            return x.flatten(-n)
-        raise ValueError(
-            f"x: expected shape (..., {P}) or (..., {', '.join(map(str, self.data_shape))}), "
-            f"got {tuple(x.shape)}"
-        )
-
-    def rows(self, x: Tensor, condition: Any = None) -> Float[Tensor, "*batch R"]:
-        """Data and condition side by side, (..., P + C): what every method takes as x.
-
-        Args:
-            x: (..., P) or (..., *data_shape); with no condition given, rows already.
-            condition: a class, or one for each datum; of several columns a mapping from their
-                names to such; or numbers (N, C), encoded.
-
-        Raises:
-            UserError: the model has no condition, a class is unknown, or a shape is wrong.
-        """
-        if condition is None:
-            return self.flatten(x)
-        n = len(self.data_shape)
-        shaped = x.dim() >= n and tuple(x.shape[-n:]) == self.data_shape
-        values = x.flatten(-n) if shaped else x
-        if values.shape[-1] != self.data_dim:
-            raise ValueError(f"x: expected (..., {self.data_dim}), got {tuple(x.shape)}")
-        lead = values.shape[:-1]
-        given = encode_condition(self.condition, condition, math.prod(lead))
-        return torch.cat([values, given.to(values).reshape(*lead, -1)], -1)
-
-    def parts(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Values (..., P) and condition (..., C) of rows; none where there is no condition."""
-        if self.condition is None:
-            return rows, None
-        values, condition = rows.split([self.data_dim, self.condition_dim], -1)
-        return values, condition
 
     def posterior(self, x: Tensor, condition: Any = None) -> LatentDistribution:
         """q(z|x) for data x (B, P): a distribution with batch shape (B,) and event shape (D,)."""
@@ -207,8 +145,18 @@ class VAE(nn.Module):
     def log_likelihood(self, x: Tensor, z: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch"]:
         """Log p(x|z) for rows x (B, R) at z (..., B, D), over the values that are there."""
         values, condition = self.parts(x)
-        p = self.decode(z, condition)
-        return observed_log_prob(p, values) if self.missing else p.log_prob(values)
+        return self.log_prob_there(self.decode(z, condition), values)
+
+    def log_prob_there(self, p: Distribution, values: Tensor) -> Tensor:
+        """Log p(x|z) by p = p(x|z), of the values that are there; or log p(x_obs, s|z)."""
+        if not self.missing:
+            return p.log_prob(values)
+        found = observed_log_prob(p, values)
+        return found if self.missingness is None else found + self.missingness.log_prob(p, values)
+
+    def given_missing(self, p: Distribution) -> Distribution:
+        """p(x_j|z) of values that are missing, from p = p(x|z): p itself if missing at random."""
+        return p if self.missingness is None else self.missingness.given_missing(p)
 
     def log_joint(self, x: Tensor, z: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch"]:
         """Log p(x, z) for rows x (B, R) at z (..., B, D), in nats; given y, if there is one."""
@@ -230,10 +178,11 @@ class VAE(nn.Module):
 
     def _pairs(self, values: Tensor, z: Tensor, condition: Tensor | None) -> Tensor:
         p, log_prior = self.decode(z, condition), self.prior_given(condition).log_prob(z)
-        if isinstance(p, ValueDistribution):
+        if isinstance(p, ValueDistribution) and self.missingness is None:
             of_all = p.log_prob_pairs_observed if self.missing else p.log_prob_pairs
             return of_all(values) + log_prior
-        return torch.stack([p.log_prob(row.expand(len(z), -1)) for row in values]) + log_prior
+        each = [self.log_prob_there(p, row.expand(len(z), -1)) for row in values]
+        return torch.stack(each) + log_prior
 
     def elbo_terms(
         self, x: Tensor, samples: int = 1, generator: torch.Generator | None = None
@@ -351,10 +300,6 @@ class VAE(nn.Module):
         if condition is not None:
             given = encode_condition(self.condition, condition, len(rows)).to(z)
         return self.decode(z, given).mean
-
-    def is_rows(self, x: Tensor) -> bool:
-        """Whether x has its condition beside it already."""
-        return self.condition_dim > 0 and x.shape[-1] == self.data_dim + self.condition_dim
 
     def forward(self, x: Tensor) -> ElboTerms:
         return self.elbo_terms(x)

@@ -29,6 +29,11 @@ class ModelSection(Options):
     prior: Part = Field(description="Family of p(z).")
     likelihood: Part = Field(description="Family of p(x|z).")
     network: Part = Field(description="Family of the encoder and decoder bodies.")
+    missingness: Literal["at_random", "self_masking"] = Field(
+        default="at_random",
+        description="With missing=model. at_random: that a value is missing may depend on what is "
+        "there; self_masking: on the value itself, by p(missing | x) = sigmoid(a + b x), learned.",
+    )
     init_output_bias: bool = Field(
         default=False, description="Start the decoder at the mean of the training data."
     )

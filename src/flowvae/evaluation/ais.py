@@ -191,7 +191,10 @@ def _simulated(
     values, condition = model.parts(rows)
     z, _ = model.draw_prior(count, generator, condition)
     x = model.draw(z, generator, condition).to(values)
-    x = torch.where(values.isnan(), values, x) if model.missing else x
+    gaps = values.isnan()
+    if model.missingness is not None:  # which are missing is part of what the model draws
+        gaps = model.missingness.draw(x, generator)
+    x = x.masked_fill(gaps, torch.nan) if model.missing else x
     return z, x if condition is None else torch.cat([x, condition], -1)
 
 

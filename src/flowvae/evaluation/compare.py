@@ -118,6 +118,7 @@ def check_comparable(runs: Sequence[Compared]) -> None:
             ("shape", a.data_shape, b.data_shape),
             ("binarization", a.binarization, b.binarization),
             ("condition", _condition_of(a), _condition_of(b)),
+            ("missingness", first.config.model.missingness, run.config.model.missingness),
             ("number of test data", len(a.test), len(b.test)),
             ("test_fraction", first.config.data.test_fraction, run.config.data.test_fraction),
         ]

@@ -44,6 +44,10 @@ _CONDITIONAL = (
     "log p(x|y), q(z|x) is q(z|x, y) and p(z) is p(z|y)."
 )
 
+_NOT_AT_RANDOM = (
+    "The model says why values are missing: log p(x) is log p(x_obs, s), s which values are there."
+)
+
 
 def on_screen(text: str) -> str:
     """Markdown without what a terminal would show as it stands."""
@@ -92,6 +96,7 @@ def full_markdown(summary: dict[str, Any], title: str) -> str:
         "nats per datum, mean ± standard error over the data.",
         *([f"**{PSEUDO}**"] if pseudo else []),
         *([_CONDITIONAL] if summary.get("conditional") else []),
+        *([_NOT_AT_RANDOM] if summary.get("missing_not_at_random") else []),
         table(["", "nats", "bits/dim", "data", ""], rows),
         f"Bits per dimension: {summary['bits_per_dim']['because']}.",
         "## Agreement of the methods",

@@ -79,6 +79,7 @@ def summarise(
         "measure": measure,
         "pseudo_likelihood": measure == "pseudo-likelihood",
         "conditional": model.condition is not None,
+        "missing_not_at_random": model.missingness is not None,
         "unit": "nats per datum, mean and standard error over the data",
         "bits_per_dim": {"factor": factor, "because": reason},
         "settings": asdict(settings),

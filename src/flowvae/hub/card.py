@@ -70,7 +70,8 @@ def _what(model: VAE, config: Config) -> str:
     )
     given = "" if model.condition is None else ", y"
     more = "" if model.condition is None else f"| conditioned on y | {_condition(model)} |\n"
-    more += "| missing values | NaN; the likelihood is of the others |\n" if model.missing else ""
+    seen = "" if model.missingness is None else ", and of which these are"
+    more += f"| missing values | NaN; the likelihood is of the others{seen} |\n" * model.missing
     conditional = given and getattr(model.prior, "conditional", False)
     data = f"{code_text(config.data.public_source)}, binarization `{config.data.binarization}`"
     return (

@@ -173,6 +173,26 @@ class ValueDistribution(Distribution):
         each = [observed_log_prob(self, datum.expand(*self.batch_shape, -1)) for datum in value]
         return torch.stack(each) if each else value.new_empty(0, *self.batch_shape)
 
+    def tilted(self, offset: Tensor, slope: Tensor) -> tuple[Tensor, ValueDistribution]:
+        """What each value is where it is missing with probability σ(a + b x), and how often it is.
+
+        Args:
+            offset: a of each value, (P,); of a one-hot code that of each category.
+            slope: b of each.
+
+        Returns:
+            Log E[σ(a_j + b_j x_j)], (..., P), of a one-hot code at its first number and 0 at the
+            others; and x_j of density p(x_j) σ(a_j + b_j x_j) / E[…], with mean and draws.
+
+        Raises:
+            TypeError: a distribution that does not have these.
+        """
+        del offset, slope
+        raise TypeError(
+            f"missingness: expected a likelihood that knows E[σ(a + b x)], such as gaussian, "
+            f"bernoulli or mixed, got {type(self).__name__}"
+        )
+
     def draw(self, shape: torch.Size, generator: torch.Generator | None) -> Tensor:
         """Draws of this shape, (*sample_shape, ..., P)."""
         raise NotImplementedError

@@ -70,6 +70,13 @@ class _Pixels(ValueDistribution):
         p = self.mean
         return p * (1 - p)
 
+    def tilted(self, offset: Tensor, slope: Tensor) -> tuple[Tensor, ValueDistribution]:
+        """A Bernoulli again, of logit l + log σ(a + b) - log σ(a)."""
+        zero, one = functional.logsigmoid(offset), functional.logsigmoid(offset + slope)
+        log_zero = zero + functional.logsigmoid(-self.logits)
+        log_one = one + functional.logsigmoid(self.logits)
+        return torch.logaddexp(log_zero, log_one), _Pixels(self.logits + one - zero)
+
     def draw(self, shape: torch.Size, generator: torch.Generator | None) -> Tensor:
         return torch.bernoulli(self.mean.expand(shape), generator=generator)
 

@@ -74,15 +74,61 @@ class MixedColumns(Likelihood):
         return _Row(self, outputs[..., : self.width], outputs[..., self.width :])
 
 
-class _Row(ValueDistribution):
-    def __init__(self, about: MixedColumns, outputs: Tensor, log_sigma: Tensor) -> None:
-        self.about, self.outputs = about, outputs
-        numeric = outputs[..., about.numeric]
-        self.gaussian = GaussianValues(numeric, floored(log_sigma))
+class _Values(ValueDistribution):
+    """Numeric values as they are given, binary ones and categories by logits."""
+
+    def __init__(self, about: MixedColumns, numeric: ValueDistribution, outputs: Tensor) -> None:
+        self.about, self.numeric, self.outputs = about, numeric, outputs
         super().__init__(outputs.shape)
+
+    @property
+    def mean(self) -> Tensor:
+        """Means of numeric columns, probabilities of the others, (..., P)."""
+        found = self.outputs.clone()
+        found[..., self.about.numeric] = self.numeric.mean
+        found[..., self.about.binary] = self.outputs[..., self.about.binary].sigmoid()
+        for place in self.about.categorical:
+            found[..., place] = self.outputs[..., place].softmax(-1)
+        return found
+
+    def draw(self, shape: torch.Size, generator: torch.Generator | None) -> Tensor:
+        found = self.mean.expand(shape).clone()
+        about = self.about
+        numeric = shape[:-1] + torch.Size([len(about.numeric)])
+        found[..., about.numeric] = self.numeric.draw(numeric, generator)
+        u = uniform(shape, found, generator)
+        binary = about.binary
+        found[..., binary] = (u[..., binary] < found[..., binary]).to(found.dtype)
+        for place in about.categorical:
+            # The largest of l - log(-log u) is a draw from softmax(l).
+            chosen = (self.outputs[..., place] - (-u[..., place].log()).log()).argmax(-1)
+            found[..., place] = one_hot(chosen, place.stop - place.start).to(found.dtype)
+        return found
+
+
+class _Row(_Values):
+    def __init__(self, about: MixedColumns, outputs: Tensor, log_sigma: Tensor) -> None:
+        self.gaussian = GaussianValues(outputs[..., about.numeric], floored(log_sigma))
+        super().__init__(about, self.gaussian, outputs)
 
     def tensors(self) -> dict[str, Tensor]:
         return {"outputs": self.outputs, "log_sigma": self.gaussian.log_sigma}
+
+    def tilted(self, offset: Tensor, slope: Tensor) -> tuple[Tensor, ValueDistribution]:
+        """Each column by its kind."""
+        x, out = self.about, self.outputs
+        log_zero, log_one = logsigmoid(offset), logsigmoid(offset + slope)
+        found, new = torch.zeros_like(out), out + log_one - log_zero
+        found[..., x.numeric], numeric = self.gaussian.tilted(offset[x.numeric], slope[x.numeric])
+        bits = out[..., x.binary]
+        found[..., x.binary] = torch.logaddexp(
+            log_zero[x.binary] + logsigmoid(-bits), log_one[x.binary] + logsigmoid(bits)
+        )
+        for place in x.categorical:
+            each = out[..., place].log_softmax(-1) + log_one[place]
+            found[..., place.start] = each.logsumexp(-1)
+            new[..., place] = each
+        return found, _Values(x, numeric, new)
 
     def log_prob_values(self, value: Tensor) -> Tensor:
         """Of each encoded number, (..., P); those of a one-hot code are 0 but for its one."""
@@ -93,27 +139,4 @@ class _Row(ValueDistribution):
         found[..., x.binary] = bits * logits + logsigmoid(-logits)
         for place in x.categorical:
             found[..., place] = value[..., place] * out[..., place].log_softmax(-1)
-        return found
-
-    @property
-    def mean(self) -> Tensor:
-        """Means of numeric columns, probabilities of the others, (..., P)."""
-        found = self.outputs.clone()
-        found[..., self.about.binary] = self.outputs[..., self.about.binary].sigmoid()
-        for place in self.about.categorical:
-            found[..., place] = self.outputs[..., place].softmax(-1)
-        return found
-
-    def draw(self, shape: torch.Size, generator: torch.Generator | None) -> Tensor:
-        found = self.mean.expand(shape).clone()
-        about = self.about
-        numeric = shape[:-1] + torch.Size([len(about.numeric)])
-        found[..., about.numeric] = self.gaussian.draw(numeric, generator)
-        u = uniform(shape, found, generator)
-        binary = about.binary
-        found[..., binary] = (u[..., binary] < found[..., binary]).to(found.dtype)
-        for place in about.categorical:
-            # The largest of l - log(-log u) is a draw from softmax(l).
-            chosen = (self.outputs[..., place] - (-u[..., place].log()).log()).argmax(-1)
-            found[..., place] = one_hot(chosen, place.stop - place.start).to(found.dtype)
         return found

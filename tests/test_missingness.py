@@ -1,0 +1,205 @@
+"""Values that are not missing at random: against integrals over what is missing."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import integrate
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+import flowvae
+from flowvae.config import resolve_config
+from flowvae.data import Column
+from flowvae.errors import UserError
+from flowvae.imputation import impute
+from flowvae.likelihoods import Bernoulli, Gaussian, Poisson
+from flowvae.likelihoods.columns import MixedColumns
+from flowvae.missingness import SelfMasking
+from tests.helpers.conditional_gaussian import ConditionalGaussian
+
+NAN = math.nan
+PETS = [
+    Column("age", "numeric"),
+    Column("sex", "binary", ("female", "male")),
+    Column("pet", "categorical", ("cat", "dog", "cow")),
+]
+
+
+def masking(slope: Tensor, offset: Tensor, columns: list[Column] | None = None) -> SelfMasking:
+    found = SelfMasking(len(slope), columns).double()
+    with torch.no_grad():
+        found.slope.copy_(slope)
+        found.offset.copy_(offset)
+    return found
+
+
+def sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x)) if x > 0 else math.exp(x) / (1 + math.exp(x))
+
+
+def moments(loc: float, sigma: float, a: float, b: float) -> tuple[float, float]:
+    """E[σ(a + b x)] and E[x σ(a + b x)] / E[σ(a + b x)] under N(loc, sigma²), by quadrature."""
+
+    def weight(eps: float) -> float:
+        density = math.exp(-0.5 * eps * eps) / math.sqrt(2 * math.pi)
+        return density * sigmoid(a + b * (loc + sigma * eps))
+
+    total = integrate.quad(weight, -12, 12, points=[0.0], limit=400)[0]
+    first = integrate.quad(lambda e: (loc + sigma * e) * weight(e), -12, 12, limit=400)[0]
+    return total, first / total
+
+
+reals = st.floats(-3, 3)
+
+
+@given(loc=reals, sigma=st.floats(0.05, 2), a=reals, b=st.floats(-4, 4))
+def test_gaussian_agrees_with_quadrature(loc, sigma, a, b):
+    p = Gaussian(sigma=sigma)(torch.tensor([loc], dtype=torch.float64))
+    tensor = torch.tensor([[a], [b]], dtype=torch.float64)
+    log_normaliser, tilted = p.tilted(*tensor)
+    total, mean = moments(loc, sigma, a, b)
+    assert log_normaliser.item() == pytest.approx(math.log(total), abs=1e-5)
+    assert tilted.mean.item() == pytest.approx(mean, abs=1e-5)
+
+
+def test_draws_of_a_gaussian_that_is_missing_have_its_quantiles():
+    p = Gaussian(sigma=1.5)(torch.full((1,), 0.3, dtype=torch.float64))
+    a, b = torch.tensor([-1.0], dtype=torch.float64), torch.tensor([2.5], dtype=torch.float64)
+    _, tilted = p.tilted(a, b)
+    drawn = tilted.sample((200_000,), torch.Generator().manual_seed(0))[:, 0].numpy()
+    total, _ = moments(0.3, 1.5, -1.0, 2.5)
+
+    def density(x: float) -> float:
+        eps = (x - 0.3) / 1.5
+        return math.exp(-0.5 * eps * eps) / (1.5 * math.sqrt(2 * math.pi)) * sigmoid(-1 + 2.5 * x)
+
+    for at in (-0.5, 0.5, 1.0, 2.0, 3.5):
+        expected = integrate.quad(density, -15, at)[0] / total
+        assert np.mean(drawn < at) == pytest.approx(expected, abs=4e-3)
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0, 1e4])
+def test_it_is_finite_at_large_parameters_in_float32(scale):
+    generator = torch.Generator().manual_seed(0)
+    loc, a, b = (scale * torch.randn(50, generator=generator) for _ in range(3))
+    a.requires_grad_()
+    b.requires_grad_()
+    for likelihood in (Gaussian(sigma=1.0), Bernoulli()):
+        log_normaliser, tilted = likelihood(loc.clone().requires_grad_()).tilted(a, b)
+        assert log_normaliser.isfinite().all()
+        assert (log_normaliser <= 1e-5).all()
+        for grad in torch.autograd.grad(log_normaliser.sum(), [a, b]):
+            assert grad.isfinite().all()
+        drawn = tilted.sample((100,), generator)
+        assert drawn.isfinite().all()
+        assert tilted.mean.isfinite().all()
+
+
+def test_bernoulli_and_categories_are_sums():
+    generator = torch.Generator().manual_seed(1)
+    a, b = torch.randn(2, 5, generator=generator, dtype=torch.float64)
+    missingness = masking(b, a, PETS)
+    likelihood = MixedColumns(PETS)
+    p = likelihood(torch.randn(6, generator=generator, dtype=torch.float64))
+    at_zero, at_one = a[1].sigmoid(), (a[1] + b[1]).sigmoid()
+    male, pets = p.mean[1], p.mean[2:]
+    missing_pet = (a[2] + b[2:]).sigmoid()
+
+    x = torch.tensor([0.4, 1.0, 0.0, 1.0, 0.0], dtype=torch.float64)
+    seen_age, seen_pet = 1 - (a[0] + 0.4 * b[0]).sigmoid(), 1 - missing_pet[1]
+    torch.testing.assert_close(
+        missingness.log_prob(p, x), (seen_age * (1 - at_one) * seen_pet).log()
+    )
+    sex_gone = x.clone()
+    sex_gone[1] = NAN
+    sex = male * at_one + (1 - male) * at_zero
+    torch.testing.assert_close(missingness.log_prob(p, sex_gone), (seen_age * sex * seen_pet).log())
+    pet_gone = x.clone()
+    pet_gone[2:] = NAN
+    pet = (pets * missing_pet).sum()
+    torch.testing.assert_close(
+        missingness.log_prob(p, pet_gone), (seen_age * (1 - at_one) * pet).log()
+    )
+    mean = missingness.given_missing(p).mean
+    torch.testing.assert_close(mean[1], male * at_one / sex)
+    torch.testing.assert_close(mean[2:], pets * missing_pet / pet)
+    drawn = missingness.given_missing(p).sample((100_000,), generator).mean(0)
+    torch.testing.assert_close(drawn[1:], mean[1:], atol=6e-3, rtol=0)
+
+
+@pytest.mark.parametrize("which", [0, 3])
+def test_log_prob_and_what_is_filled_in_agree_with_an_integral(which):
+    """p(x_obs, s) = p(x_obs) Π_obs (1 - σ) E[σ(a + b x_mis) | x_obs], and E[x_mis | x_obs, s]."""
+    truth = ConditionalGaussian()
+    model = truth.model()
+    x, y = truth.data(3)
+    x[:, which] = NAN
+    generator = torch.Generator().manual_seed(2)
+    a, b = torch.randn(2, truth.P, generator=generator, dtype=torch.float64)
+    model.missingness = masking(b, a)
+    rows = torch.cat([x, y], 1)
+    there = torch.where(x.isnan(), -torch.inf, a + b * x)
+    seen = truth.log_prob(x, y) + logsigmoid(-there).sum(1)
+    bound = model.iw_bound(rows, 40_000, torch.Generator().manual_seed(0))
+    filled = impute(model, rows, samples=40_000, draws=4000, interval=0.9)
+    for row, p in enumerate(truth.missing(x, y)):
+        sigma = p.covariance_matrix.sqrt().item()
+        total, mean = moments(p.loc.item(), sigma, a[which].item(), b[which].item())
+        assert bound[row].item() == pytest.approx(seen[row].item() + math.log(total), abs=0.02)
+        assert filled.mean[row, which].item() == pytest.approx(mean, abs=0.03)
+        assert filled.draws[:, row, which].mean().item() == pytest.approx(mean, abs=0.12)
+
+
+def test_pairs_are_those_of_log_joint():
+    truth = ConditionalGaussian()
+    model = truth.model()
+    x, y = truth.data(4)
+    x[0, 1] = x[2, 3] = NAN
+    a, b = torch.randn(2, truth.P, dtype=torch.float64)
+    model.missingness = masking(b, a)
+    rows, z = torch.cat([x, y], 1), torch.randn(6, truth.D, dtype=torch.float64)
+    expected = torch.stack([model.log_joint(rows, each.expand(4, -1)) for each in z], 1)
+    torch.testing.assert_close(model.log_joint_pairs(rows, z), expected)
+
+
+def test_where_the_value_does_not_matter_it_is_the_log_prob_of_a_coin():
+    truth = ConditionalGaussian()
+    model = truth.model()
+    x, y = truth.data(5)
+    x[0, 1] = x[2, 3] = x[2, 4] = NAN
+    rows = torch.cat([x, y], 1)
+    z = torch.randn(5, truth.D, dtype=torch.float64)
+    at_random = model.log_joint(rows, z)
+    a = torch.randn(truth.P, dtype=torch.float64)
+    model.missingness = masking(torch.zeros_like(a), a)
+    coin = torch.where(x.isnan(), logsigmoid(a), logsigmoid(-a)).sum(1)
+    torch.testing.assert_close(model.log_joint(rows, z), at_random + coin)
+
+
+def test_draws_of_the_mask_are_as_frequent_as_it_says():
+    a, b = torch.randn(2, 5, dtype=torch.float64)
+    missingness = masking(b, a, PETS)
+    x = torch.tensor([0.7, 1.0, 0.0, 0.0, 1.0], dtype=torch.float64).expand(40_000, -1)
+    drawn = missingness.draw(x, torch.Generator().manual_seed(0))
+    assert torch.equal(drawn[:, 2], drawn[:, 4])
+    logits = torch.stack([a[0] + 0.7 * b[0], a[1] + b[1], a[2] + b[4]])
+    share = drawn[:, :3].double().mean(0)
+    torch.testing.assert_close(share, logits.sigmoid(), atol=0.015, rtol=0)
+
+
+def test_what_cannot_be_is_said_in_one_line():
+    with pytest.raises(UserError, match="expected missing=model beside self_masking, got missing"):
+        flowvae.build_vae(resolve_config(missingness="self_masking"), (4,))
+    config = resolve_config(missingness="self_masking", missing="model", likelihood="poisson")
+    with pytest.raises(UserError, match="missingness: expected a likelihood that knows"):
+        flowvae.build_vae(config, (4,))
+    with pytest.raises(TypeError, match="expected a distribution of independent values"):
+        SelfMasking(2).log_prob(torch.distributions.Normal(0, 1), torch.zeros(2))
+    with pytest.raises(TypeError, match="expected a likelihood that knows"):
+        SelfMasking(2).log_prob(Poisson()(torch.zeros(2)), torch.zeros(2))
