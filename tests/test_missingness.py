@@ -34,8 +34,9 @@ PETS = [
 def masking(slope: Tensor, offset: Tensor, columns: list[Column] | None = None) -> SelfMasking:
     found = SelfMasking(len(slope), columns).double()
     with torch.no_grad():
-        found.slope.copy_(slope)
-        found.offset.copy_(offset)
+        found.raw_slope.copy_(slope / 20)
+        found.raw_offset.copy_(offset / 20)
+    torch.testing.assert_close(found.slope.detach(), slope)
     return found
 
 
@@ -66,6 +67,22 @@ def test_gaussian_agrees_with_quadrature(loc, sigma, a, b):
     total, mean = moments(loc, sigma, a, b)
     assert log_normaliser.item() == pytest.approx(math.log(total), abs=1e-5)
     assert tilted.mean.item() == pytest.approx(mean, abs=1e-5)
+
+
+def test_every_value_has_its_own_deviation():
+    generator = torch.Generator().manual_seed(3)
+    outputs, tensors = torch.randn(2, 3, 8, generator=generator, dtype=torch.float64)
+    (a, b), p = tensors[:2, :4], Gaussian(sigma="per_pixel")(outputs)
+    log_normaliser, tilted = p.tilted(a, b)
+    sigma = p.tensors()["log_sigma"].exp()
+    assert log_normaliser.shape == tilted.mean.shape == (3, 4)
+    for row, column in ((0, 1), (2, 3)):
+        loc, at = outputs[row, column].item(), (row, column)
+        total, mean = moments(loc, sigma[at].item(), a[column].item(), b[column].item())
+        assert log_normaliser[at].item() == pytest.approx(math.log(total), abs=1e-5)
+        assert tilted.mean[at].item() == pytest.approx(mean, abs=1e-5)
+    drawn = tilted.sample((20_000,), generator).mean(0)
+    torch.testing.assert_close(drawn, tilted.mean, atol=0.08, rtol=0)
 
 
 def test_draws_of_a_gaussian_that_is_missing_have_its_quantiles():

@@ -15,6 +15,10 @@ from flowvae.likelihoods import ValueDistribution
 
 __all__ = ["SelfMasking"]
 
+# Adam moves every parameter by about its rate in a step, which suits weights of networks. Logits
+# have further to go, and a table of some hundred rows gives few steps.
+_PER_STEP = 20.0
+
 
 class SelfMasking(nn.Module):
     """p(x_j is missing | x_j) = σ(a_j + b_j x_j), learned for every value.
@@ -50,14 +54,24 @@ class SelfMasking(nn.Module):
 
     def __init__(self, data_dim: int, columns: Sequence[Column] | None = None) -> None:
         super().__init__()
-        self.offset = nn.Parameter(torch.zeros(data_dim))  # a_j; of a category its column's first
-        self.slope = nn.Parameter(torch.zeros(data_dim))  # b_j
+        self.raw_offset = nn.Parameter(torch.zeros(data_dim))
+        self.raw_slope = nn.Parameter(torch.zeros(data_dim))
         owner = torch.arange(data_dim)
         for place in () if columns is None else encoded_slices(columns):
             owner[place] = place.start
         # A category is there or missing as a whole, and counts once: at its first number.
         self.register_buffer("owner", owner, persistent=False)
         self.register_buffer("first", owner == torch.arange(data_dim), persistent=False)
+
+    @property
+    def offset(self) -> Tensor:
+        """a_j, (P,); a category has its column's first."""
+        return _PER_STEP * self.raw_offset
+
+    @property
+    def slope(self) -> Tensor:
+        """b_j, (P,)."""
+        return _PER_STEP * self.raw_slope
 
     def log_prob(self, p: Distribution, values: Float[Tensor, "*#batch P"]) -> Tensor:
         """Log p(s|x_obs, z) for p = p(x|z), of values with NaN where one is missing: (*batch).

@@ -121,7 +121,7 @@ class _TiltedGaussian(ValueDistribution):
 
     @property
     def mean(self) -> Tensor:
-        return self.loc + self.sigma * self.log_weights.softmax(-1) @ self.nodes
+        return self.loc + self.sigma * (self.log_weights.softmax(-1) @ self.nodes)
 
     def draw(self, shape: torch.Size, generator: torch.Generator | None) -> Tensor:
         """By the inverse of the distribution function, its density constant around each node."""
