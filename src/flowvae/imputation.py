@@ -224,14 +224,13 @@ def _weigh(model: VAE, rows: Tensor, samples: int, seed: int) -> _Weighted:
     total, mean = torch.zeros_like(top), torch.zeros_like(values)
     for part in torch.arange(samples, device=z.device).split(model.draws_at_once(len(rows))):
         place = slice(int(part[0]), int(part[-1]) + 1)
-        p = model.decode(z[place], condition)
-        log_weights[place] += model.log_prob_there(p, values)
+        log_p, given_missing = model.observed(model.decode(z[place], condition), values)
+        log_weights[place] += log_p
         before, top = top, torch.maximum(top, log_weights[place].amax(0))
         shrunk, weights = (before - top).exp(), (log_weights[place] - top).exp()
         total = total * shrunk + weights.sum(0)
-        mean = mean * shrunk[:, None] + torch.einsum(
-            "sb,sbp->bp", weights, model.given_missing(p).mean
-        )
+        means: Tensor = given_missing.mean
+        mean = mean * shrunk[:, None] + torch.einsum("sb,sbp->bp", weights, means)
     return _Weighted(z, log_weights.softmax(0), mean / total[:, None])
 
 

@@ -12,6 +12,7 @@ from torch.nn.functional import logsigmoid
 
 from flowvae.data.columns import Column, encoded_slices
 from flowvae.likelihoods import ValueDistribution
+from flowvae.likelihoods.real import NODES
 
 __all__ = ["SelfMasking"]
 
@@ -49,6 +50,7 @@ class SelfMasking(nn.Module):
         tensor([-1.3863, -1.3863, -1.3863], grad_fn=<SumBackward1>)
     """
 
+    numbers_per_value = NODES  # held at once where an expectation is an integral
     first: Tensor
     owner: Tensor
 
@@ -79,10 +81,17 @@ class SelfMasking(nn.Module):
         Raises:
             TypeError: the likelihood is none whose expectations are known.
         """
+        return self.at(p, values)[0]
+
+    def at(
+        self, p: Distribution, values: Float[Tensor, "*#batch P"]
+    ) -> tuple[Tensor, ValueDistribution]:
+        """:meth:`log_prob` and :meth:`given_missing`, their integrals computed once."""
         there = ~values.isnan()
-        log_missing, _ = self._where_missing(p)
+        log_missing, given_missing = self._where_missing(p)
         log_there = logsigmoid(-self._logits(torch.where(there, values, 0.0)))
-        return torch.where(self.first, torch.where(there, log_there, log_missing), 0.0).sum(-1)
+        each = torch.where(there, log_there, log_missing)
+        return torch.where(self.first, each, 0.0).sum(-1), given_missing
 
     def given_missing(self, p: Distribution) -> ValueDistribution:
         """p(x_j|z, j is missing) of each value, of which mean and draws are had."""

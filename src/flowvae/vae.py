@@ -149,10 +149,15 @@ class VAE(RowShapes, nn.Module):
 
     def log_prob_there(self, p: Distribution, values: Tensor) -> Tensor:
         """Log p(x|z) by p = p(x|z), of the values that are there; or log p(x_obs, s|z)."""
-        if not self.missing:
-            return p.log_prob(values)
+        return self.observed(p, values)[0] if self.missing else p.log_prob(values)
+
+    def observed(self, p: Distribution, values: Tensor) -> tuple[Tensor, Distribution]:
+        """Log p(x_obs|z), or log p(x_obs, s|z), by p = p(x|z); and p(x_j|z) of what is missing."""
         found = observed_log_prob(p, values)
-        return found if self.missingness is None else found + self.missingness.log_prob(p, values)
+        if self.missingness is None:
+            return found, p
+        log_mask, given_missing = self.missingness.at(p, values)
+        return found + log_mask, given_missing
 
     def given_missing(self, p: Distribution) -> Distribution:
         """p(x_j|z) of values that are missing, from p = p(x|z): p itself if missing at random."""
@@ -329,7 +334,8 @@ class VAE(RowShapes, nn.Module):
         """How many z to decode at once for each of ``count`` data, so that memory stays bounded."""
         device = next(self.parameters()).device.type
         values = _DECODED_AT_ONCE.get(device, _DECODED_AT_ONCE_ELSEWHERE)
-        return max(1, values // max(1, count * self.data_dim))
+        each = 1 if self.missingness is None else self.missingness.numbers_per_value
+        return max(1, values // max(1, count * self.data_dim * each))
 
     def _over_chunks(
         self,

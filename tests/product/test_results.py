@@ -12,7 +12,7 @@ import pytest
 from benchmarks.explorer import explorer_paragraph
 from benchmarks.gallery import PICTURES
 from benchmarks.gallery import section as gallery_section
-from benchmarks.imputation import imputation_table, model_table
+from benchmarks.imputation import WRITTEN
 from benchmarks.presets import results_table
 from benchmarks.quality import quality_table
 from benchmarks.refinement import refinement_table
@@ -37,7 +37,6 @@ def _stored(name: str) -> Any:
         ("refinement", refinement_table, ["docs/evaluation.md"]),
         ("runs", runs_table, ["docs/benchmarks.md"]),
         ("quality", quality_table, ["docs/benchmarks.md"]),
-        ("imputation", imputation_table, ["docs/missing.md"]),
         ("explorer", explorer_paragraph, ["docs/explorer/index.md"]),
     ],
 )
@@ -52,11 +51,13 @@ def test_tables_are_made_of_the_stored_figures(
         assert shown.strip() == table(found).strip(), document
 
 
-def test_the_ways_to_train_with_gaps_are_as_they_were_measured():
-    found = _stored("imputation")
+@pytest.mark.parametrize("part", WRITTEN)
+def test_tables_of_imputers_are_made_of_the_stored_figures(part: str):
+    found = _stored("imputation")[part]
+    mark, table = WRITTEN[part]
     text = (ROOT / "docs" / "missing.md").read_text(encoding="utf-8")
-    shown = text.split("<!-- imputation-model -->")[1].split("<!-- /imputation-model -->")[0]
-    assert shown.strip() == model_table(found).strip()
+    shown = text.split(f"<!-- {mark} -->")[1].split(f"<!-- /{mark} -->")[0]
+    assert shown.strip() == table(found).strip()
     assert not found["quick"]
 
 
