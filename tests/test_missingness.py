@@ -17,6 +17,7 @@ import flowvae
 from flowvae.config import resolve_config
 from flowvae.data import Column
 from flowvae.errors import UserError
+from flowvae.evaluation import bdmc
 from flowvae.imputation import impute
 from flowvae.likelihoods import Bernoulli, Gaussian, Poisson
 from flowvae.likelihoods.columns import MixedColumns
@@ -211,6 +212,18 @@ def test_draws_of_the_mask_are_as_frequent_as_it_says():
     logits = torch.stack([a[0] + 0.7 * b[0], a[1] + b[1], a[2] + b[4]])
     share = drawn[:, :3].double().mean(0)
     torch.testing.assert_close(share, logits.sigmoid(), atol=0.015, rtol=0)
+
+
+def test_annealing_from_both_sides_agrees_on_data_and_masks_of_the_model():
+    """Which values are missing is drawn with the data, else the upper bound would not be one."""
+    truth = ConditionalGaussian()
+    model = truth.model()
+    x, y = truth.data(30)
+    a, b = torch.randn(2, truth.P, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    model.missingness = masking(2 * b, a)
+    found = bdmc(model, 30, like=torch.cat([x, y], 1), chains=8, temperatures=300)
+    apart = found.upper - found.lower
+    assert apart.mean().item() == pytest.approx(0, abs=0.1)
 
 
 def test_what_cannot_be_is_said_in_one_line():

@@ -17,6 +17,12 @@ from flowvae.data.conditions import conditioned
 from flowvae.evaluation import FullSettings, data_digest
 from flowvae.runs import Run
 
+SMALL = FullSettings(
+    samples=5, count=20, mixture_count=2, quadrature_count=1, ais_count=1, ais_chains=2,
+    ais_temperatures=2, bdmc_count=1, gap_count=1, gap_steps=1, refine_count=1,
+    information_count=4,
+)  # fmt: skip
+
 
 @pytest.fixture(scope="module")
 def pixels() -> Dataset:
@@ -40,17 +46,21 @@ def test_what_was_found_under_other_labels_is_not_used_again(pixels, tmp_path):
     run = run_on(pixels, tmp_path / "run", condition="labels")
     assert pixels.test.labels is not None
     other = Run(run.path, run.config, run.model, with_labels(pixels, 1 - pixels.test.labels))
-    settings = FullSettings(
-        samples=5, count=20, mixture_count=2, quadrature_count=1, ais_count=1, ais_chains=2,
-        ais_temperatures=2, bdmc_count=1, gap_count=1, gap_steps=1, refine_count=1,
-        information_count=4,
-    )  # fmt: skip
     found = [
-        flowvae.evaluate_full(each, settings, progress=False).per_datum["importance"]["iw_bound"]
+        flowvae.evaluate_full(each, SMALL, progress=False).per_datum["importance"]["iw_bound"]
         for each in (run, other, run)
     ]
     assert not torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
+
+
+def test_more_data_are_simulated_than_there_are_test_data(pixels, tmp_path):
+    """Their conditions are those of the test data in turn."""
+    run = run_on(pixels, tmp_path / "run", condition="labels")
+    settings = replace(SMALL, bdmc_count=31)
+    found = flowvae.evaluate_full(run, settings, progress=False).per_datum["bdmc"]
+    assert len(pixels.test) == 20
+    assert len(found["lower"]) == len(found["upper"]) == 31
 
 
 def test_a_digest_is_of_the_condition_too_and_of_nothing_new_without():
@@ -83,6 +93,14 @@ def test_log_p_of_x_given_y_is_not_compared_with_log_p_of_x(pixels, tmp_path):
     plain = run_on(pixels, tmp_path / "plain")
     with pytest.raises(UserError, match=r"differ in condition: none and label \(2 classes\)"):
         flowvae.compare(given, plain, samples=2, progress=False)
+
+
+def test_log_p_with_the_mask_is_told_and_not_compared_with_log_p_without(pixels, tmp_path):
+    masked = run_on(pixels, tmp_path / "s", missing="model", missingness="self_masking")
+    plain = run_on(pixels, tmp_path / "plain", missing="model")
+    assert flowvae.evaluate(masked, 2, progress=False).of == "log p(x_obs, s)"
+    with pytest.raises(UserError, match="differ in missingness: at_random and self_masking"):
+        flowvae.compare(masked, plain, samples=2, progress=False)
 
 
 @pytest.mark.parametrize("missing", ["refuse", "model"])

@@ -68,6 +68,7 @@ class Evaluation:
         refine: steps by which q(z|x) was refined for each datum; none if 0.
         refined: the same terms of the refined posterior.
         conditional: all of it is of log p(x|y), under each datum's own condition.
+        missing_not_at_random: it is of log p(x_obs, s), s which values are there.
     """
 
     terms: dict[str, Estimate]
@@ -80,6 +81,7 @@ class Evaluation:
     refine: int = 0
     refined: dict[str, Estimate] | None = None
     conditional: bool = False
+    missing_not_at_random: bool = False
     split: str = "test"
     unit: str = "nats per datum, mean and standard error over the data"
 
@@ -89,7 +91,8 @@ class Evaluation:
     @property
     def of(self) -> str:
         """What the bound is a bound on."""
-        return "log p(x|y)" if self.conditional else "log p(x)"
+        x = "x_obs, s" if self.missing_not_at_random else "x"
+        return f"log p({x}|y)" if self.conditional else f"log p({x})"
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -232,4 +235,5 @@ def evaluate_model(
         refine=refine,
         refined=refined[0] if refined else None,
         conditional=model.condition is not None,
+        missing_not_at_random=model.missingness is not None,
     )

@@ -101,7 +101,9 @@ class _Estimates:
         size, seed = chosen.stop - chosen.start, generator.initial_seed()
         like = None
         if self.model.condition is not None or self.model.missing:
-            like = self.data(chosen)
+            # There may be fewer test data than simulated ones: then in turn.
+            place = torch.arange(chosen.start, chosen.stop) % len(self.order)
+            like = self.test.rows(self.order[place]).to(self.device)
         return asdict(bdmc(self.model, size, like=like, seed=seed, **self.annealing))
 
     def gaps(self, chosen: slice, generator: torch.Generator) -> Arrays:
