@@ -187,6 +187,7 @@ def test_pairs_are_those_of_log_joint():
     rows, z = torch.cat([x, y], 1), torch.randn(6, truth.D, dtype=torch.float64)
     expected = torch.stack([model.log_joint(rows, each.expand(4, -1)) for each in z], 1)
     torch.testing.assert_close(model.log_joint_pairs(rows, z), expected)
+    assert model.log_joint_pairs(rows[:0], z).shape == (0, 6)
 
 
 def test_where_the_value_does_not_matter_it_is_the_log_prob_of_a_coin():
@@ -232,6 +233,16 @@ def test_what_cannot_be_is_said_in_one_line():
     config = resolve_config(missingness="self_masking", missing="model", likelihood="poisson")
     with pytest.raises(UserError, match="missingness: expected a likelihood that knows"):
         flowvae.build_vae(config, (4,))
+    for likelihood in ("gaussian", "bernoulli"):  # they know of no one-hot codes
+        config = resolve_config(missingness="self_masking", missing="model", likelihood=likelihood)
+        with pytest.raises(UserError, match="expected likelihood=mixed for a table"):
+            flowvae.build_vae(config, (5,), columns=PETS)
+    parts = ConditionalGaussian().model()
+    with pytest.raises(ValueError, match="missingness: expected missing=True beside it"):
+        flowvae.VAE(
+            parts.encoder, parts.posterior_head, parts.prior, parts.decoder,
+            parts.likelihood, latent_dim=2, data_shape=(5,), missingness=SelfMasking(5),
+        )  # fmt: skip
     with pytest.raises(TypeError, match="expected a distribution of independent values"):
         SelfMasking(2).log_prob(torch.distributions.Normal(0, 1), torch.zeros(2))
     with pytest.raises(TypeError, match="expected a likelihood that knows"):

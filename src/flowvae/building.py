@@ -14,6 +14,7 @@ from flowvae.config.options import build
 from flowvae.data.columns import Column, encoded_width
 from flowvae.data.conditions import classes_of
 from flowvae.errors import UserError
+from flowvae.likelihoods import ValueDistribution
 from flowvae.missingness import SelfMasking
 from flowvae.networks.inputs import RowDecoder, RowEncoder, encoder_shape
 from flowvae.parts import PriorOfPosterior
@@ -113,12 +114,19 @@ def _missingness(
             f"missingness: expected missing=model beside {config.model.missingness}, got missing="
             f"{config.data.missing}"
         )
-    found = SelfMasking(data_dim, columns)
-    try:
-        found.given_missing(likelihood(torch.zeros(likelihood.num_outputs(data_dim))))
-    except TypeError as err:
-        raise UserError(str(err)) from err
-    return found
+    name = config.model.likelihood.name
+    p = likelihood(torch.zeros(likelihood.num_outputs(data_dim)))
+    if not isinstance(p, ValueDistribution) or type(p).tilted is ValueDistribution.tilted:
+        raise UserError(
+            "missingness: expected a likelihood that knows E[σ(a + b x)], such as gaussian, "
+            f"bernoulli or mixed, got {name}"
+        )
+    if name != "mixed" and any(column.kind == "categorical" for column in columns or ()):
+        # The numbers of a one-hot code are there or missing together; others know of no codes.
+        raise UserError(
+            f"missingness: expected likelihood=mixed for a table with categories, got {name}"
+        )
+    return SelfMasking(data_dim, columns)
 
 
 def _takes_images(config: Config) -> bool:

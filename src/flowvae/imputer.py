@@ -134,7 +134,8 @@ class FlowImputer(TransformerMixin, BaseEstimator):
     def score(self, X: Any, y: Any = None) -> float:
         """The mean of log p(x_obs), in nats per row: higher is better. y is ignored.
 
-        It needs no data without gaps, so it can choose parameters, as in ``GridSearchCV``.
+        It needs no data without gaps, so it can choose parameters, as in ``GridSearchCV``. With
+        missingness ``self_masking`` it is of log p(x_obs, s), which is not comparable with it.
         """
         del y
         check_is_fitted(self)

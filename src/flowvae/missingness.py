@@ -67,7 +67,7 @@ class SelfMasking(nn.Module):
 
     @property
     def offset(self) -> Tensor:
-        """a_j, (P,); a category has its column's first."""
+        """a_j, (P,); those of a category are its column's first, and the others are not used."""
         return _PER_STEP * self.raw_offset
 
     @property
@@ -92,6 +92,15 @@ class SelfMasking(nn.Module):
         log_there = logsigmoid(-self._logits(torch.where(there, values, 0.0)))
         each = torch.where(there, log_there, log_missing)
         return torch.where(self.first, each, 0.0).sum(-1), given_missing
+
+    def pairs(self, p: Distribution, values: Float[Tensor, "B P"]) -> Float[Tensor, "B G"]:
+        """:meth:`log_prob` of every datum under each of G distributions, by a matrix product."""
+        there = ~values.isnan()
+        log_missing, _ = self._where_missing(p)
+        log_there = logsigmoid(-self._logits(torch.where(there, values, 0.0)))
+        of_values = torch.where(self.first & there, log_there, 0.0).sum(-1)
+        gone = (self.first & ~there).to(log_missing.dtype)
+        return of_values[:, None] + gone @ log_missing.mT
 
     def given_missing(self, p: Distribution) -> ValueDistribution:
         """p(x_j|z, j is missing) of each value, of which mean and draws are had."""

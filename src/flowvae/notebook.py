@@ -59,7 +59,8 @@ def _settings(run: Run) -> list[tuple[str, str]]:
         some = "" if labelled is None else f", {labelled:,} of the train data labelled"
         more.append(("conditioned on", condition_in_words(model.condition) + some))
     if model.missing:
-        more.append(("missing values", "may be; the likelihood is of those that are there"))
+        seen = "" if model.missingness is None else ", and of which these are"
+        more.append(("missing values", f"may be; the likelihood is of those that are there{seen}"))
     return [
         ("status", _or_complaint(lambda: _status(run))),
         ("preset", str(config.preset)),

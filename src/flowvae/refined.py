@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from flowvae.distributions import LatentDistribution
+from flowvae.networks.inputs import pairs
 from flowvae.refinement import refine
 from flowvae.vae import VAE
 
@@ -37,3 +38,6 @@ class RefinedVAE(VAE):
 
     def posterior(self, x: Tensor, condition: Any = None) -> LatentDistribution:
         return self._refined(self.rows(x, condition))
+
+    def posteriors(self, values: Tensor, conditions: Tensor) -> LatentDistribution:
+        return self.posterior(pairs(values, conditions))

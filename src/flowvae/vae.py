@@ -87,6 +87,8 @@ class VAE(RowShapes, nn.Module):
         missingness: SelfMasking | None = None,
     ) -> None:
         super().__init__()
+        if missingness is not None and not missing:
+            raise ValueError("missingness: expected missing=True beside it, got missing=False")
         self.encoder = encoder
         self.posterior_head = posterior_head
         self.prior = prior
@@ -183,11 +185,11 @@ class VAE(RowShapes, nn.Module):
 
     def _pairs(self, values: Tensor, z: Tensor, condition: Tensor | None) -> Tensor:
         p, log_prior = self.decode(z, condition), self.prior_given(condition).log_prob(z)
-        if isinstance(p, ValueDistribution) and self.missingness is None:
+        if isinstance(p, ValueDistribution):
             of_all = p.log_prob_pairs_observed if self.missing else p.log_prob_pairs
-            return of_all(values) + log_prior
-        each = [self.log_prob_there(p, row.expand(len(z), -1)) for row in values]
-        return torch.stack(each) + log_prior
+            found = of_all(values) + log_prior
+            return found if self.missingness is None else found + self.missingness.pairs(p, values)
+        return torch.stack([p.log_prob(row.expand(len(z), -1)) for row in values]) + log_prior
 
     def elbo_terms(
         self, x: Tensor, samples: int = 1, generator: torch.Generator | None = None

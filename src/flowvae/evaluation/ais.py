@@ -147,7 +147,8 @@ def bdmc(
         model: the model, in evaluation mode.
         count: data to simulate.
         like: rows of data whose conditions, in turn, they are simulated under, and whose values
-            that are missing they miss, too; needed where the model has a condition.
+            that are missing they miss, too, unless the model draws which are missing; needed where
+            the model has a condition.
         chains: as in :func:`annealed_importance_sampling`, and so are the next three.
         temperatures: T.
         leapfrog: steps of a trajectory.
@@ -183,7 +184,7 @@ def bdmc(
 def _simulated(
     model: VAE, count: int, like: Tensor | None, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """z ~ p(z) and rows x ~ p(x|z), (count, R), with the conditions and the gaps of others."""
+    """z ~ p(z) and rows x ~ p(x|z), (count, R), with conditions of others, and gaps."""
     if like is None:
         z, condition = model.draw_prior(count, generator)
         return z, model.draw(z, generator, condition)

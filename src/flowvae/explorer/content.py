@@ -121,6 +121,8 @@ def _measure(run: Run) -> str:
     kind = run.measure if run.measure.startswith("pseudo") else f"logarithm of a {run.measure}"
     article = "a" if kind is run.measure else "the"
     missing = " It is of the values that are there." if run.model.missing else ""
+    if run.model.missingness is not None:
+        missing = " It is of the values that are there, and of which these are."
     return f"log p({given}) is {article} {kind}.{missing}"
 
 

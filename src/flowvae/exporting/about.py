@@ -57,6 +57,7 @@ def about(
             "values": _values(support.description, model),
             "columns": columns_to_json(model.columns),
             "missing": model.missing,
+            "missingness": _missingness(model),
         },
         "condition": _condition(model),
         "graphs": {
@@ -74,6 +75,18 @@ def about(
             "measure": "max |a - b| / (1 + max |b|) over the values of a datum, b PyTorch's",
             "largest": {name: dict(each) for name, each in differences.items()},
         },
+    }
+
+
+def _missingness(model: VAE) -> dict[str, Any] | None:
+    """What the weights of an imputation need beside log p(x_obs|z), where there is such a thing."""
+    if model.missingness is None:
+        return None
+    return {
+        "missing_with_probability": "1 / (1 + exp(-(offset + slope * x))) of each encoded number; "
+        "of a one-hot code the slope of its one and the column's first offset",
+        "offset": model.missingness.offset.tolist(),
+        "slope": model.missingness.slope.tolist(),
     }
 
 
