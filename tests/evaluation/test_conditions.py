@@ -99,6 +99,8 @@ def test_log_p_with_the_mask_is_told_and_not_compared_with_log_p_without(pixels,
     masked = run_on(pixels, tmp_path / "s", missing="model", missingness="self_masking")
     plain = run_on(pixels, tmp_path / "plain", missing="model")
     assert flowvae.evaluate(masked, 2, progress=False).of == "log p(x_obs, s)"
+    both = flowvae.compare(masked, masked, samples=2, progress=False).to_markdown()
+    assert "log p(x) is log p(x_obs, s)" in both
     with pytest.raises(UserError, match="differ in missingness: at_random and self_masking"):
         flowvae.compare(masked, plain, samples=2, progress=False)
 

@@ -10,7 +10,7 @@ from flowvae.data.columns import condition_in_words
 from flowvae.errors import UserError
 from flowvae.evaluation.cached import Arrays, data_digest
 from flowvae.evaluation.importance import reliable_pareto_k, share_above
-from flowvae.evaluation.markdown import PSEUDO, plus_minus, share, table
+from flowvae.evaluation.markdown import PSEUDO, notes, plus_minus, share, table
 from flowvae.evaluation.summary import bits_per_dim, pair
 
 if TYPE_CHECKING:
@@ -93,6 +93,7 @@ class Comparison:
         ]
         if found["pseudo_likelihood"]:
             lines.append(PSEUDO)
+        lines += notes(found)
         return "\n\n".join(lines) + "\n"
 
 
@@ -175,6 +176,8 @@ def compare_values(runs: Sequence[Compared], values: Sequence[Arrays], samples: 
         "split": "test",
         "measure": runs[0].measure,
         "pseudo_likelihood": runs[0].pseudo_likelihood,
+        "conditional": dataset.condition is not None,
+        "missing_not_at_random": runs[0].config.model.missingness != "at_random",
         "unit": "nats per datum, mean and standard error over the data",
         "samples": samples,
         "count": len(values[0]["elbo"]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["PSEUDO", "full_markdown", "on_screen", "plus_minus", "share", "table"]
+__all__ = ["PSEUDO", "full_markdown", "notes", "on_screen", "plus_minus", "share", "table"]
 
 PSEUDO = (
     "Grey pixels: log p(x|z) is a pseudo-likelihood; never compare it with results on binary "
@@ -47,6 +47,12 @@ _CONDITIONAL = (
 _NOT_AT_RANDOM = (
     "The model says why values are missing: log p(x) is log p(x_obs, s), s which values are there."
 )
+
+
+def notes(summary: dict[str, Any]) -> list[str]:
+    """What log p(x) is of, where it is of more or less than x."""
+    found = {"conditional": _CONDITIONAL, "missing_not_at_random": _NOT_AT_RANDOM}
+    return [note for what, note in found.items() if summary.get(what)]
 
 
 def on_screen(text: str) -> str:
@@ -95,8 +101,7 @@ def full_markdown(summary: dict[str, Any], title: str) -> str:
         f"{summary['data']}, {summary['split']} data, binarization {summary['binarization']}; "
         "nats per datum, mean ± standard error over the data.",
         *([f"**{PSEUDO}**"] if pseudo else []),
-        *([_CONDITIONAL] if summary.get("conditional") else []),
-        *([_NOT_AT_RANDOM] if summary.get("missing_not_at_random") else []),
+        *notes(summary),
         table(["", "nats", "bits/dim", "data", ""], rows),
         f"Bits per dimension: {summary['bits_per_dim']['because']}.",
         "## Agreement of the methods",
