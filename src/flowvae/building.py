@@ -14,7 +14,7 @@ from flowvae.config.options import build
 from flowvae.data.columns import Column, encoded_width
 from flowvae.data.conditions import classes_of
 from flowvae.errors import UserError
-from flowvae.likelihoods import ValueDistribution
+from flowvae.likelihoods import COLUMNS, ValueDistribution
 from flowvae.missingness import SelfMasking
 from flowvae.networks.inputs import RowDecoder, RowEncoder, encoder_shape
 from flowvae.parts import PriorOfPosterior
@@ -121,7 +121,9 @@ def _missingness(
             "missingness: expected a likelihood that knows E[σ(a + b x)], such as gaussian, "
             f"bernoulli or mixed, got {name}"
         )
-    if name != "mixed" and any(column.kind == "categorical" for column in columns or ()):
+    if likelihood.support is not COLUMNS and any(
+        column.kind == "categorical" for column in columns or ()
+    ):
         # The numbers of a one-hot code are there or missing together; others know of no codes.
         raise UserError(
             f"missingness: expected likelihood=mixed for a table with categories, got {name}"

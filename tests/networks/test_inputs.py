@@ -12,7 +12,7 @@ import flowvae
 from flowvae.config import resolve_config
 from flowvae.data import Column
 from flowvae.networks.images import ImageShape
-from flowvae.networks.inputs import RowEncoder, encoder_shape
+from flowvae.networks.inputs import RowEncoder, encoder_shape, pairs
 from flowvae.priors import FlowPrior, GaussianMixture, NormalPrior
 from flowvae.registry import NETWORKS, POSTERIORS
 from flowvae.runs import read_model, write_model
@@ -154,3 +154,23 @@ def test_dropout_of_the_encoder_is_a_gap_where_gaps_are_modelled():
     assert share == pytest.approx(0.3, abs=0.05)
     assert torch.equal(seen[0].nan_to_num(-1)[~seen[0].isnan()], x[~seen[0].isnan()])
     assert terms.log_likelihood.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"gated": True}, {"network": "gated_conv"}, {"missing": "model"}],
+    ids=["mlp", "gated", "conv", "missing"],
+)
+def test_posteriors_of_every_condition_are_those_of_rows(settings):
+    """x is read once for all conditions where the body is an MLP: the same to rounding."""
+    config = resolve_config(likelihood="gaussian", **settings)
+    model = flowvae.build_vae(config, (8, 12), condition=LABEL).double()
+    x = torch.randn(5, 96, dtype=torch.float64)
+    if model.missing:
+        x[0, 3] = x[4, :50] = torch.nan
+    every = torch.eye(3, dtype=torch.float64)
+    noise = torch.randn(1, 15, 2, dtype=torch.float64)
+    at_once, each = (
+        q.at_noise(noise).z for q in (model.posteriors(x, every), model.posterior(pairs(x, every)))
+    )
+    torch.testing.assert_close(at_once, each)

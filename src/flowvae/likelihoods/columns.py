@@ -11,6 +11,7 @@ from torch.nn.functional import logsigmoid, one_hot
 
 from flowvae.data.columns import Column, encoded_slices, encoded_width
 from flowvae.likelihoods.base import COLUMNS, Likelihood, Measure, ValueDistribution, uniform
+from flowvae.likelihoods.bernoulli import Bernoulli
 from flowvae.likelihoods.real import GaussianValues, floored
 
 __all__ = ["MixedColumns"]
@@ -117,15 +118,13 @@ class _Row(_Values):
     def tilted(self, offset: Tensor, slope: Tensor) -> tuple[Tensor, ValueDistribution]:
         """Each column by its kind."""
         x, out = self.about, self.outputs
-        log_zero, log_one = logsigmoid(offset), logsigmoid(offset + slope)
-        found, new = torch.zeros_like(out), out + log_one - log_zero
+        found, new = torch.zeros_like(out), out.clone()
         found[..., x.numeric], numeric = self.gaussian.tilted(offset[x.numeric], slope[x.numeric])
-        bits = out[..., x.binary]
-        found[..., x.binary] = torch.logaddexp(
-            log_zero[x.binary] + logsigmoid(-bits), log_one[x.binary] + logsigmoid(bits)
-        )
+        bits = Bernoulli()(out[..., x.binary])
+        found[..., x.binary], bits = bits.tilted(offset[x.binary], slope[x.binary])
+        new[..., x.binary] = bits.tensors()["logits"]
         for place in x.categorical:
-            each = out[..., place].log_softmax(-1) + log_one[place]
+            each = out[..., place].log_softmax(-1) + logsigmoid(offset[place] + slope[place])
             found[..., place.start] = each.logsumexp(-1)
             new[..., place] = each
         return found, _Values(x, numeric, new)

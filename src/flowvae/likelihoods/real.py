@@ -101,9 +101,9 @@ class GaussianValues(ValueDistribution):
         return self.loc + self.log_sigma.exp() * eps
 
 
-# Beyond, N(0, 1) has 1e-10 of its mass. The rule's error is about e^{-2π²/(h |b| σ)} of the value:
-# 6e-6 at |b| σ = 5, 2e-3 at 10. Where the weight is nearly a step the nodes are too few: at 20 the
-# logarithm may be off by 0.2, and by more where the step lies beyond the last node.
+# Beyond, N(0, 1) has 1e-10 of its mass. The rule's error is about e^{-2π²/(h |b| σ)} beside the
+# density where the weight rises. Where that is within six deviations, the logarithm is good to 1e-3
+# while |b| σ is at most 5; nearer to a step, at 10, it may be off by 0.3.
 _FURTHEST, NODES = 6.5, 41
 
 
