@@ -4,7 +4,9 @@
 
 Each folder is one that ``flowvae reproduce NAME`` wrote. Its figures are kept in
 ``docs/results/reproduced/NAME.json``, its picture in ``docs/images``, and ``docs/reproduction.md``
-is written anew from all that is kept; a table that was never run has rows without figures.
+is written anew from all that is kept; a table that was never run has rows without figures. Runs
+that were kept before and are not in the folder stay, so a table may be made on several machines;
+those of rows whose settings have changed since are dropped.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import replace_between
+from flowvae.files import write_json
 from flowvae.reproduction import TABLES
+from flowvae.reproduction.description import settings_of
 from flowvae.reproduction.page import reproduction_page
 
 ROOT = Path(__file__).parents[1]
@@ -33,12 +37,27 @@ def main() -> None:
         file = files[0]
         if json.loads(file.read_text())["quick"]:
             raise SystemExit(f"{file}: made with --quick, which is no result")
-        KEPT.mkdir(parents=True, exist_ok=True)
-        shutil.copy(file, KEPT / file.name)
+        keep(json.loads(file.read_text()))
         if (picture := file.with_suffix(".png")).exists():
             shutil.copy(picture, ROOT / "docs" / "images" / picture.name)
     for name in TABLES:
         replace_between(ROOT / "docs" / "reproduction.md", name, section(name))
+
+
+def keep(found: dict[str, Any]) -> None:
+    """Put the runs of a folder beside, or in place of, those that are kept."""
+    name = found["table"]
+    table, file = TABLES[name], KEPT / f"{name}.json"
+    runs = {(run["row"], run["seed"]): run for run in found["runs"]}
+    names = [row.name for row in table.rows]
+    if file.exists():
+        for run in json.loads(file.read_text())["runs"]:
+            row = run["row"]
+            if row in names and run.get("settings") in (None, settings_of(table, row)):
+                runs.setdefault((row, run["seed"]), run)
+    order = sorted(runs, key=lambda each: (each[1], names.index(each[0])))
+    KEPT.mkdir(parents=True, exist_ok=True)
+    write_json(file, {**found, "runs": [runs[each] for each in order]})
 
 
 def section(name: str) -> str:

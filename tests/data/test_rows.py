@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from flowvae import UserError
-from flowvae.data import Batches, Dataset, FileRows, load_dataset
+from flowvae.data import Batches, Column, Dataset, FileRows, load_dataset
 from flowvae.data import rows as rows_module
 from tests.helpers.making import TINY, idx_bytes, pixels
 
@@ -206,3 +206,48 @@ def test_ten_gigabytes_in_less_than_two(tmp_path):
     rows, kibibytes = map(int, done.stdout.split())
     assert rows == count
     assert kibibytes * 1024 < 2e9
+
+
+@given(
+    count=st.integers(8, 120),
+    batch_size=st.integers(1, 50),
+    beside=st.integers(0, 5),
+    skipped=st.integers(0, 3),
+)
+def test_rows_in_a_file_keep_their_conditions(
+    small_blocks, tmp_path, count, batch_size, beside, skipped
+):
+    """Row k is k, of class k mod 3, beside the number 2k: in every split, order and batch."""
+    x = np.repeat(np.arange(count, dtype=np.float32)[:, None], 8, 1)
+    np.savez(tmp_path / "x.npz", x=x, y=np.arange(count) % 3, twice=2.0 * x[:, 0])
+    budget = {"memory_budget": (x.nbytes + 1) / 2**30}  # x stays in its file, the others fit
+    for condition in ("labels", "twice"):
+        data = load_dataset(str(tmp_path / "x.npz"), condition=(condition,), **budget)
+        columns = data.condition
+        assert columns is not None
+        for split in data.splits.values():
+            assert isinstance(split.data, FileRows)
+            check_condition(split.rows(), columns)
+            check_condition(split.rows(torch.arange(len(split)).flip(0)[::2]), columns)
+            check_condition(split.at_most(3).rows(), columns)
+        generator = torch.Generator().manual_seed(count)
+        batches = Batches(data.train, batch_size, generator, labelled=beside)
+        seen = list(batches.skipping(skipped))
+        assert len(seen) == max(0, len(batches) - skipped)
+        for batch in seen:
+            check_condition(batch, columns)
+        own = [batch[: len(batch) - beside, 0] for batch in seen]
+        if not skipped:
+            numbers = torch.cat(own).sort().values
+            assert torch.equal(numbers, data.train.values()[:, 0].sort().values)
+
+
+def check_condition(rows: Tensor, columns: tuple[Column, ...]) -> None:
+    number = rows[:, 0]
+    if columns[0].kind == "numeric":
+        expected = (2 * number - columns[0].mean) / columns[0].scale
+        assert torch.allclose(rows[:, 8], expected, atol=1e-5)
+    else:
+        assert rows.shape[1] == 8 + len(columns[0].categories)
+        names = [columns[0].categories[k] for k in rows[:, 8:].argmax(1).tolist()]
+        assert names == [str(int(k) % 3) for k in number]

@@ -16,9 +16,10 @@ from benchmarks.imputation import WRITTEN
 from benchmarks.presets import results_table
 from benchmarks.quality import quality_table
 from benchmarks.refinement import refinement_table
-from benchmarks.reproduction import KEPT, section
+from benchmarks.reproduction import KEPT, keep, section
 from benchmarks.runs import runs_table
 from flowvae.reproduction import TABLES
+from flowvae.reproduction.description import settings_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -79,3 +80,24 @@ def test_the_gallery_shows_the_pictures_that_were_made():
     assert all(about["command"] == PICTURES[key].command for key, about in found.items())
     files = {path.name for path in (ROOT / "docs" / "images").glob("gallery-*.png")}
     assert files == {f"gallery-{key.replace('_', '-')}.png" for key in found}
+
+
+def test_runs_of_several_machines_make_one_table(tmp_path, monkeypatch):
+    """What is kept stays beside what is new, unless its row was changed since or is gone."""
+    monkeypatch.setattr("benchmarks.reproduction.KEPT", tmp_path)
+    table = TABLES["encoders"]
+    first, second = (row.name for row in table.rows[:2])
+
+    def runs(*which: tuple[str, int, float], **more: Any) -> list[dict[str, Any]]:
+        return [{"row": row, "seed": seed, "value": value, **more} for row, seed, value in which]
+
+    kept = runs((first, 1, 1.0), (second, 0, 2.0), ("gone", 0, 3.0))
+    kept += runs((second, 1, 4.0), settings={"epochs": 1})
+    kept += runs((first, 2, 5.0), settings=settings_of(table, first))
+    found = {"table": "encoders", "quick": False, "command": "c"}
+    (tmp_path / "encoders.json").write_text(json.dumps({**found, "runs": kept}))
+    keep({**found, "runs": runs((second, 0, 6.0), (first, 0, 7.0))})
+    together = json.loads((tmp_path / "encoders.json").read_text())
+    assert {key: together[key] for key in found} == found
+    order = [(run["row"], run["seed"], run["value"]) for run in together["runs"]]
+    assert order == [(first, 0, 7.0), (second, 0, 6.0), (first, 1, 1.0), (first, 2, 5.0)]

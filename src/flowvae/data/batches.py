@@ -72,7 +72,7 @@ class Batches:
 
     def skipping(self, count: int) -> Iterator[Tensor]:
         """The batches after the first ``count``, for which no noise is drawn."""
-        if isinstance(self.split.data, FileRows):  # has no condition
+        if isinstance(self.split.data, FileRows):
             yield from self._streamed(self.split.data, count)
             return
         order = torch.randperm(
@@ -105,8 +105,12 @@ class Batches:
         return beside
 
     def _streamed(self, rows: FileRows, count: int) -> Iterator[Tensor]:
-        for part in islice(rows.shuffled(self.batch_size, self.generator), count, None):
-            yield self._drawn(Split(part).values())
+        beside, condition = self._beside(), self.split.condition
+        batches = enumerate(rows.shuffled(self.batch_size, self.generator))
+        for number, (part, places) in islice(batches, count, None):
+            chosen = None if condition is None else condition[places]
+            x = Split(part, condition=chosen).rows()
+            yield self._drawn(x if beside is None else beside(x, number))
 
     def _drawn(self, x: Tensor) -> Tensor:
         if not self.dynamic:

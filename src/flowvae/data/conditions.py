@@ -16,7 +16,6 @@ from torch import Tensor
 
 from flowvae.data.columns import Column, encoded_width
 from flowvae.data.dataset import Dataset, Split
-from flowvae.data.rows import FileRows
 from flowvae.data.tables import RawColumn, encode_table
 from flowvae.errors import UserError, shown
 
@@ -153,11 +152,6 @@ def with_labels_as_condition(
             raise UserError(
                 f"condition: expected labels in the {name} data of {dataset.name}, got none; "
                 "label_column names them"
-            )
-        if isinstance(split.data, FileRows):
-            raise UserError(
-                f"condition: expected data in memory, {dataset.name} is larger than memory_budget; "
-                "raise it"
             )
     if columns is None:
         columns = (_label_column(dataset),)

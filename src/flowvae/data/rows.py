@@ -237,9 +237,12 @@ class FileRows:
             found[chosen] = self._block(int(each))[row[chosen]]
         return self._finish(found)
 
-    def shuffled(self, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
-        """Every row once, in random order, in batches (n, P); the last batch may be smaller.
+    def shuffled(
+        self, batch_size: int, generator: torch.Generator
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every row once, in random order, in batches; the last batch may be smaller.
 
+        A batch is the rows, (n, P), and their numbers among these rows, (n,), both on the device.
         Blocks come in random order; the rows of as many as fit a buffer are shuffled together.
         The generator's device is where the random numbers are drawn.
         """
@@ -252,16 +255,23 @@ class FileRows:
         row_bytes = self.file.row_values * self._stored_dtype.itemsize
         together = max(1, _POOL_BYTES // max(1, self.file.block_rows * row_bytes))
         left = np.empty((0, self.file.row_values), self._stored_dtype)
+        left_numbers = np.empty(0, np.int64)
         for start in range(0, len(order), together):
-            blocks = [self._block(int(each)) for each in order[start : start + together]]
+            chosen = order[start : start + together]
+            blocks = [self._block(int(each)) for each in chosen]
+            firsts = zip(chosen * self.file.block_rows, blocks, strict=True)
+            numbers = [np.arange(first, first + len(block)) for first, block in firsts]
             pool = np.concatenate([left, *blocks])
+            pool_numbers = np.concatenate([left_numbers, *numbers])
             del blocks
             shuffle = permutation(len(pool)).numpy()
             last = start + together >= len(order)
             full = len(pool) if last else len(pool) - len(pool) % batch_size
             for first in range(0, full, batch_size):
-                yield self._finish(pool[shuffle[first : first + batch_size][: full - first]])
-            left = pool[shuffle[full:]]
+                taken = shuffle[first : first + batch_size][: full - first]
+                places = torch.from_numpy(pool_numbers[taken]).to(self.device)
+                yield self._finish(pool[taken]), places
+            left, left_numbers = pool[shuffle[full:]], pool_numbers[shuffle[full:]]
 
     @property
     def _stored_dtype(self) -> np.dtype:

@@ -153,15 +153,14 @@ def _take(
     missing: bool,
 ) -> Split:
     array, labels = found.parts[part], found.labels.get(part)
+    given = found.conditions.get(part)
     if isinstance(array, np.ndarray):
         chosen = labels if labels is None or numbers is None else labels[numbers]
         split = adopt(array, chosen, name, rows=numbers, owned=True, wide=wide, missing=missing)
         rows = None if numbers is None else torch.from_numpy(numbers)
         blocks = block_rows(len(array), array[0].nbytes)
-        given = found.conditions.get(part)
-        if given is not None:
-            given = torch.from_numpy(given if numbers is None else given[numbers]).float()
-        return replace(split, origin=Origin(part, len(array), rows, blocks), condition=given)
+        condition = None if given is None else _of_rows(given, numbers)
+        return replace(split, origin=Origin(part, len(array), rows, blocks), condition=condition)
     if array.dtype.kind not in "fiub":
         raise UserError(f"{name}: expected numbers, got dtype {array.dtype}")
     blocks = np.arange(array.num_blocks) if numbers is None else np.sort(numbers)
@@ -171,4 +170,11 @@ def _take(
         seen = split.statistics
         if not np.isfinite([seen.low, seen.high]).all() or (seen.missing and not missing):
             raise UserError(f"{name}: expected finite numbers, got NaN or infinity")
+    if given is not None:
+        split = replace(split, condition=_of_rows(given, rows.rows()))
     return split
+
+
+def _of_rows(given: np.ndarray, rows: np.ndarray | None) -> torch.Tensor:
+    """What some rows are conditioned on, (n, C), float32; all if no rows are named."""
+    return torch.from_numpy(given if rows is None else given[rows]).float()

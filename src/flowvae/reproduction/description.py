@@ -17,6 +17,7 @@ __all__ = [
     "Measure",
     "Row",
     "Table",
+    "settings_of",
 ]
 
 # What --quick puts in place of a table's own settings, on a small part of the data.
@@ -97,3 +98,16 @@ class Table:
     full: Mapping[str, int] | None = None
     classify: Mapping[str, int] | None = None
     program: str | None = None
+
+
+def settings_of(table: Table, row: str) -> dict[str, Any]:
+    """What the runs of a row are trained with, as JSON has it: lists for tuples.
+
+    Examples:
+        >>> table = Table("", "", "", (), (Row("deep", {"hidden_dims": (9, 9)}),), {"epochs": 3})
+        >>> settings_of(table, "deep")
+        {'epochs': 3, 'hidden_dims': [9, 9]}
+    """
+    own = next(each.settings for each in table.rows if each.name == row)
+    settings = {**table.shared, **own}
+    return {k: list(value) if isinstance(value, tuple) else value for k, value in settings.items()}

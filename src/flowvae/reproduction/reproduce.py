@@ -16,7 +16,13 @@ from flowvae.data import load_dataset
 from flowvae.device import choose_device
 from flowvae.errors import UserError
 from flowvae.files import replacing, write_json, write_text
-from flowvae.reproduction.description import QUICK, QUICK_CLASSIFY, QUICK_FULL, QUICK_PROGRAM
+from flowvae.reproduction.description import (
+    QUICK,
+    QUICK_CLASSIFY,
+    QUICK_FULL,
+    QUICK_PROGRAM,
+    settings_of,
+)
 from flowvae.reproduction.energies import energies_figure
 from flowvae.reproduction.page import reproduction_page
 from flowvae.reproduction.running import Job, chosen_rows, jobs_of, run_jobs
@@ -143,6 +149,8 @@ def _quick_settings(folder: Path) -> dict[str, Any]:
 def _write(name: str, jobs: Sequence[Job], folder: Path, *, quick: bool) -> Reproduction:
     table = TABLES[name]
     runs = [figures for job in jobs if (figures := _read(job)) is not None]
+    for run in runs:  # so that figures which are kept can be told from those of a later table
+        run["settings"] = settings_of(table, run["row"])
     command = f"flowvae reproduce {name}" + (" --quick" if quick else "")
     found = {"table": name, "quick": quick, "command": command, "runs": runs}
     page = reproduction_page(found, table)
