@@ -50,7 +50,7 @@ class SelfMasking(nn.Module):
         tensor([-1.3863, -1.3863, -1.3863], grad_fn=<SumBackward1>)
     """
 
-    numbers_per_value = NODES  # held at once where an expectation is an integral
+    numbers_per_value = 2 * NODES  # held at once where an expectation is an integral
     first: Tensor
     owner: Tensor
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from flowvae.config.flags import ONCE
 from flowvae.errors import Terminated, UserError
 
 __all__ = [
@@ -72,7 +73,7 @@ refine_option = click.option(
 
 def condition_option(what: str) -> Callable[..., Any]:
     text = f"A value, or NAME=VALUE,… of several columns. {what}"
-    return click.option("--condition", metavar="VALUE", default=None, help=text)
+    return click.option("--condition", metavar="VALUE", default=None, help=text, **ONCE)
 
 
 def condition_of(run: Any, text: str | None) -> Any:

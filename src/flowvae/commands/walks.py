@@ -17,6 +17,7 @@ from flowvae.commands.options import (
     run_argument,
     seed_option,
 )
+from flowvae.config.flags import ONCE
 from flowvae.errors import UserError
 
 __all__ = ["interpolate", "traverse"]
@@ -94,6 +95,7 @@ def traverse(
 @click.option(
     "--to-condition",
     metavar="VALUE",
+    **ONCE,
     help="What the way ends under, where it is to change the condition as well.",
 )
 @_steps

@@ -14,7 +14,21 @@ from flowvae.config.sections import Config, DataSection
 from flowvae.errors import UserError
 from flowvae.registry import FAMILIES, Registry
 
-__all__ = ["ConfigCommand", "config_options", "data_options", "given_values"]
+__all__ = ["ONCE", "ConfigCommand", "config_options", "data_options", "given_values"]
+
+
+def _once(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> str | None:
+    del ctx
+    if len(value) > 1:
+        raise UserError(
+            f"{param.name}: expected once, got {len(value)} times; several go together, as "
+            f"{','.join(value)}"
+        )
+    return value[0] if value else None
+
+
+# Of a flag with a list: click would take the last of several silently.
+ONCE: dict[str, Any] = {"multiple": True, "callback": _once}
 
 
 class _Family(click.ParamType):
@@ -93,6 +107,7 @@ def _option(
             metavar=_metavar(field.annotation) if kind is None else None,
             default=None,
             cls=_ConfigOption,
+            **(ONCE if kind is None and is_list(field.annotation) else {}),
             help=_help(field) if default is None else f"{field.description}  [{default}]",
         )(command)
         made.__click_params__[-1].section = section  # pyright: ignore

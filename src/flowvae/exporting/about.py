@@ -146,6 +146,7 @@ def readme(described: Mapping[str, Any]) -> str:
         "",
         f"Data: {described['data']['values']}.",
         *_condition_lines(described["condition"]),
+        *_missingness_lines(described["data"]["missingness"]),
         "",
         "| file | inputs, in order | outputs, in order |",
         "|---|---|---|",
@@ -186,6 +187,17 @@ def _condition_lines(condition: Mapping[str, Any] | None) -> list[str]:
     return [
         "",
         f"Conditioned on {names}, {condition['values']}; C = {condition['dim']}.{named}",
+    ]
+
+
+def _missingness_lines(missingness: Mapping[str, Any] | None) -> list[str]:
+    if missingness is None:
+        return []
+    return [
+        "",
+        "A value is missing with a probability that depends on it; the graphs give log p(x_obs|z) "
+        f"without that part. To fill values in, weight by it: `{ABOUT}` has the curves under "
+        "`missingness`.",
     ]
 
 

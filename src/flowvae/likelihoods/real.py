@@ -91,7 +91,7 @@ class GaussianValues(ValueDistribution):
         return -0.5 * (eps.square() + math.log(2 * math.pi)) - self.log_sigma
 
     def tilted(self, offset: Tensor, slope: Tensor) -> tuple[Tensor, ValueDistribution]:
-        """By the trapezoidal rule in (x - loc) / σ, which converges geometrically."""
+        """By a trapezoidal rule whose nodes lie densest where the curve σ(a + b x) rises."""
         found = _TiltedGaussian(self, offset, slope)
         return found.log_normaliser, found
 
@@ -101,37 +101,59 @@ class GaussianValues(ValueDistribution):
         return self.loc + self.log_sigma.exp() * eps
 
 
-# Beyond, N(0, 1) has 1e-10 of its mass. The rule's error is about e^{-2π²/(h |b| σ)} beside the
-# density where the weight rises. Where that is within six deviations, the logarithm is good to 1e-3
-# while |b| σ is at most 5; nearer to a step, at 10, it may be off by 0.3.
-_FURTHEST, NODES = 6.5, 41
+_FURTHEST, NODES = 6.5, 51  # beyond, N(0, 1) has 1e-10 of its mass
 
 
 class _TiltedGaussian(ValueDistribution):
-    """Density N(x; loc, σ²) σ(a + b x) / E[σ(a + b x)] of each value."""
+    """Density N(x; loc, σ²) σ(a + b x) / E[σ(a + b x)] of each value.
+
+    With ε = (x - loc)/σ, slope s = b σ and middle ε* = -(a + b loc)/s of the curve, integrals are
+    by the trapezoidal rule in t, where ε = ε* + sinh(t)/√(s² + 1/9): nodes lie close together where
+    the curve rises and further apart elsewhere. The mass lies between 0 and that tilt of the
+    Gaussian which is the nearest to ε*, give or take some deviations, and so do the nodes. The
+    logarithm is good to 1e-4 nats while |s| is at most 20, and to 5e-3 at 200.
+    """
 
     def __init__(self, p: GaussianValues, offset: Tensor, slope: Tensor) -> None:
         self.loc, self.sigma = p.loc, p.log_sigma.exp()
-        ends, like = (-_FURTHEST, _FURTHEST), {"dtype": p.loc.dtype, "device": p.loc.device}
-        self.nodes = torch.linspace(*ends, NODES, **like)
-        base = (-0.5 * self.nodes.square()).log_softmax(0)
-        logits = (offset + slope * self.loc)[..., None]
-        logits = logits + (slope * self.sigma)[..., None] * self.nodes
-        self.log_weights = base + logsigmoid(logits)  # (..., P, nodes)
-        self.log_normaliser = self.log_weights.logsumexp(-1)
+        at_loc, slope = offset + slope * self.loc, slope * self.sigma
+        with torch.no_grad():  # where the nodes are is no part of the integral's gradient
+            self._place(*torch.broadcast_tensors(at_loc.detach(), slope.detach()))
+        logits = at_loc[..., None] + slope[..., None] * self.nodes
+        self.log_weights = self._log_measure + logsigmoid(logits)  # (..., P, nodes)
+        self.log_normaliser = self.log_weights.logsumexp(-1).clamp(max=0)
         super().__init__(self.loc.shape)
+
+    def _place(self, at_loc: Tensor, slope: Tensor) -> None:
+        """Choose the nodes, (..., P, nodes)."""
+        middle = -at_loc / torch.where(slope.abs() < 1e-6, 1e-6, slope)
+        tilt = middle.clamp(slope.clamp(max=0), slope.clamp(min=0))
+        low, high = tilt.clamp(max=0) - _FURTHEST, tilt.clamp(min=0) + _FURTHEST
+        self._middle = middle.clamp(low, high)
+        self._width = 1 / torch.hypot(slope, slope.new_tensor(1 / 3))
+        first, last = (((end - self._middle) / self._width).asinh() for end in (low, high))
+        self._step = (last - first) / (NODES - 1)
+        number = torch.arange(NODES, dtype=at_loc.dtype, device=at_loc.device)
+        self._t = first[..., None] + self._step[..., None] * number
+        self.nodes = self._at(self._t)
+        density = -0.5 * (self.nodes.square() + math.log(2 * math.pi))
+        spacing = (self._width * self._step)[..., None] * self._t.cosh()
+        self._log_measure = density + spacing.log()
+
+    def _at(self, t: Tensor) -> Tensor:
+        return self._middle[..., None] + self._width[..., None] * t.sinh()
 
     @property
     def mean(self) -> Tensor:
-        return self.loc + self.sigma * (self.log_weights.softmax(-1) @ self.nodes)
+        return self.loc + self.sigma * (self.log_weights.softmax(-1) * self.nodes).sum(-1)
 
     def draw(self, shape: torch.Size, generator: torch.Generator | None) -> Tensor:
-        """By the inverse of the distribution function, its density constant around each node."""
+        """By the inverse of the distribution function, its density in t constant around a node."""
         ends = self.log_weights.softmax(-1).cumsum(-1)
         ends = (ends / ends[..., -1:]).expand(*shape, NODES).contiguous()
         u = uniform(shape, self.loc, generator)[..., None]
         cell = torch.searchsorted(ends, u).clamp(max=NODES - 1)
         before = torch.where(cell > 0, ends.gather(-1, (cell - 1).clamp(min=0)), 0.0)
         share = (u - before) / (ends.gather(-1, cell) - before)
-        step = self.nodes[1] - self.nodes[0]
-        return self.loc + self.sigma * (self.nodes[cell] + (share - 0.5) * step).squeeze(-1)
+        t = self._t.expand(*shape, NODES).gather(-1, cell) + (share - 0.5) * self._step[..., None]
+        return self.loc + self.sigma * self._at(t).squeeze(-1)
