@@ -282,7 +282,7 @@ class Stl(Objective):
     ∂ log q/∂z of a planar posterior comes from its exact inverse. Carrying it forward by Sherman
     and Morrison's formula ("Gradients should stay on Path", arXiv 2207.08219, "Fast and unified
     path gradient estimators for normalizing flows", arXiv 2403.15881) was measured to be twice as
-    slow with many flows and about as fast with few; see docs/evaluation.md.
+    slow with many flows and about as fast with few; see docs/benchmarks.md.
     """
 
     path_gradient, importance_weighted = True, False

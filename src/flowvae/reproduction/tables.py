@@ -17,8 +17,8 @@ _ADAM = (
     "usual norm, averaged weights"
 )
 _STATIC = (
-    "Static binarization is a fixed draw of our own, x ~ Bernoulli(grey value) once for all by the "
-    "seed of the data: the pixels are not those of the published files, so figures may differ by "
+    "Static binarization is a fixed draw of our own, x ~ Bernoulli(grey value) once for all, the "
+    "same in every run: the pixels are not those of the published files, so figures may differ by "
     "some tenths of a nat for that alone."
 )
 
