@@ -276,3 +276,17 @@ def test_the_estimators_draws_have_the_variance_of_the_data():
     assert x.var(0) == pytest.approx(expected.numpy(), rel=0.05)
     assert np.array_equal(x, found.sample(n, random_state=1))
     assert not np.array_equal(x, found.sample(n, random_state=2))
+
+
+def test_parameters_of_numpy_are_saved(tmp_path):
+    """As a search over ``np.arange`` leaves them."""
+    X = correlated()
+    settings = {"free_bits": np.float64(0.5)}
+    fitted = FlowVAE(
+        latent_dim=np.int64(1), epochs=1, hidden_dims=np.array([4]), settings=settings,
+        learning_rate=np.float32(0.01),
+    ).fit(X)  # fmt: skip
+    fitted.save(tmp_path / "m.safetensors")
+    loaded = FlowVAE.load(tmp_path / "m.safetensors")
+    np.testing.assert_array_equal(loaded.transform(X), fitted.transform(X))
+    assert loaded.get_params()["latent_dim"] == 1

@@ -237,3 +237,35 @@ def test_a_run_without_gaps_fills_nothing(run, small_data: Dataset):
     x = small_data.test.values().numpy().reshape(-1, *small_data.data_shape)
     assert np.array_equal(flowvae.impute(run, x).filled, x)
     assert json.loads((run.path / "environment.json").read_text())["status"] == "finished"
+
+
+def test_every_row_is_filled_in_its_place_whatever_the_run_held_out(tmp_path):
+    """Column b is 10 a, so that a row that is filled in another's place is seen."""
+    a = np.random.default_rng(0).normal(size=80)
+    rows = [[f"{v:.6f}", f"{10 * v:.6f}"] for v in a]
+    for k in range(0, 80, 4):
+        rows[k][1] = ""
+    file = write_csv(tmp_path / "t.csv", ["a", "b"], rows)
+    run = flowvae.train(
+        "planar", data=str(file), out=tmp_path / "run", missing="model", validation_fraction=0.25,
+        likelihood="gaussian", **SMALL,
+    )  # fmt: skip
+    found = flowvae.impute(run, file, draws=2, interval=0.5)
+    assert isinstance(found, TableImputation)
+    assert found.missing["b"].tolist() == [k % 4 == 0 for k in range(80)]
+    there = ~found.missing["b"]
+    np.testing.assert_allclose(found.filled["a"], a, atol=1e-6)
+    np.testing.assert_allclose(found.filled["b"][there], 10 * a[there], atol=1e-5)
+    one = flowvae.impute(run, {"a": [a[0]], "b": [None]})
+    assert isinstance(one, TableImputation)
+    assert one.filled["b"][0] == pytest.approx(found.filled["b"][0], abs=1e-4)
+
+
+def test_a_row_beyond_all_that_was_seen_is_named(table, tmp_path, capsys):
+    run, _, rows = table
+    header = table_with_gaps()[0]
+    bad = [*(list(row) for row in rows[:2]), ["-1e30", "", "", "", "", rows[0][5], ""]]
+    file = write_csv(tmp_path / "far.csv", header, bad)
+    assert call("impute", run.path, "--data", file, "--out", tmp_path / "out.csv") == 2
+    assert "row 2, counted from 0: no z has a finite density" in capsys.readouterr().err
+    assert not (tmp_path / "out.csv").exists()

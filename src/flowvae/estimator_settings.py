@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import BaseModel, ValidationError
 
 from flowvae.config import Config, resolve_config
@@ -82,7 +83,7 @@ class Saved(BaseModel):
 
 def saved_fields(estimator: Any) -> dict[str, Any]:
     """What :class:`Saved` has of any fitted estimator, in plain values."""
-    parameters = estimator.get_params()
+    parameters = {name: _plain(value) for name, value in estimator.get_params().items()}
     if not isinstance(parameters["random_state"], int | None):
         parameters["random_state"] = None
     names = getattr(estimator, "feature_names_in_", None)
@@ -93,6 +94,15 @@ def saved_fields(estimator: Any) -> dict[str, Any]:
         "seed": estimator._seed,
         "elbo": estimator.elbo_,
     }
+
+
+def _plain(value: Any) -> Any:
+    """Without NumPy's numbers and arrays, of which a search over parameters makes some."""
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return {name: _plain(each) for name, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def read_fields(kind: Any, path: str | Path, header: Mapping[str, str]) -> tuple[Any, Saved]:

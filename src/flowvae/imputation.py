@@ -169,6 +169,7 @@ def impute(
     for index in chosen.split(model.draws_at_once(samples)):
         part = rows[index.to(rows.device)].to(like)
         weighted = _weigh(model, part, samples, seed)
+        _check_found(weighted.mean, gaps[index], index)
         found.effective_samples[index] = 1 / weighted.weights.square().sum(0)
         _put(found.mean, index, gaps, weighted.mean)
         if draws or interval is not None:
@@ -213,6 +214,16 @@ def _check_values(model: VAE, values: Tensor, gaps: Tensor, given: Tensor | None
                 f"x: column {column.name!r}: expected all {column.width} numbers of its one-hot "
                 "code to be missing, or none, got some"
             )
+
+
+def _check_found(mean: Tensor, gaps: Tensor, index: Tensor) -> None:
+    """See that every row could be weighed."""
+    bad = (gaps & ~mean.isfinite()).any(1).nonzero().flatten()
+    if len(bad):
+        raise UserError(
+            f"x: row {int(index[bad[0]])}, counted from 0: no z has a finite density; expected "
+            "values like those of training, got some very far from them"
+        )
 
 
 def _weigh(model: VAE, rows: Tensor, samples: int, seed: int) -> _Weighted:

@@ -207,7 +207,7 @@ def _arrays(run: Run, found: SourceArrays, *, given: bool) -> tuple[np.ndarray, 
         labels = adopt(np.zeros((len(x), 1)), found.labels["all"], name).labels
         split = replace(split, labels=labels)
     if "all" in found.conditions:
-        split = replace(split, condition=torch.from_numpy(found.conditions["all"]).float())
+        split = replace(split, condition=torch.from_numpy(found.conditions["all"]))
     dataset = Dataset(name, split, split, model.data_shape, columns=model.columns)
     if given:
         return x, dataset
@@ -220,12 +220,13 @@ def _table(run: Run, table: Any, *, given: bool) -> Dataset:
     if model.columns is None:
         raise UserError("data: the run's model was trained on arrays, got a table")
     fields = section.model_dump() | {"missing": "model", "seed": run.config.seed}
+    fields["validation_fraction"] = 0.0  # every row, in order
     if given:
         fields["condition"] = ()
     if given or section.condition != (LABELS,):
         fields["label_column"] = None  # it is not looked at, so it may have gaps
     options = Options(**fields)
-    parts = {"train": table, "test": table}
+    parts = {"train": table, "test": table.slice(0, 1)}  # a data set has some test data
     dataset = arrow_dataset("table", parts, options, model.columns, model.condition)
     if given:
         return dataset

@@ -95,6 +95,7 @@ class M2(Objective):
         self.hold, self.ramp = hold, ramp
         self.classifier_dropout = classifier_dropout
         self.sums = torch.zeros(len(self.reported), 2)
+        self._classes: tuple[Any, Tensor] | None = None
 
     @classmethod
     def build(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -196,13 +197,20 @@ class M2(Objective):
         self, model: VAE, values: Tensor, generator: torch.Generator | None
     ) -> ElboTerms:
         """The terms under each class: (S, B, K)."""
-        every = class_rows(model.condition or ()).to(values)
+        every = self._rows_of_classes(model, values)
         B, K = len(values), len(every)
         rows = pairs(values, every)
         q = model.posteriors(values, every)
         eps = _noise(self.samples, values, model.latent_dim, generator)
         sample = q.at_noise(eps[:, :, None].expand(-1, -1, K, -1).flatten(1, 2))
         return ElboTerms(*(term.unflatten(1, (B, K)) for term in model.terms_at(rows, sample)))
+
+    def _rows_of_classes(self, model: VAE, like: Tensor) -> Tensor:
+        """Made once: a CUDA graph cannot record a copy from the CPU."""
+        of = (model.condition, like.device, like.dtype)
+        if self._classes is None or self._classes[0] != of:
+            self._classes = of, class_rows(model.condition or ()).to(like)
+        return self._classes[1]
 
     def _report(self, values: list[Tensor], known: Tensor) -> None:
         """Add to the epoch's sums: two of the four are of data with a label, and so is the last."""

@@ -81,3 +81,10 @@ def test_runs_of_version_1_load_and_give_the_same(name):
     assert config.version == 2
     assert layered(config.model_dump()) == config
     assert flowvae.open_run(OLD / name, "cpu").config == config
+
+
+def test_no_name_of_a_value_is_taken_for_that_of_the_file(tmp_path):
+    file = tmp_path / "a.yaml"
+    file.write_text("epochs: 3\n")
+    with pytest.raises(UserError, match="path: "):
+        load_config(file, path="x")

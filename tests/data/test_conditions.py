@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -236,3 +237,61 @@ def test_binarization_leaves_gaps_and_conditions_as_they_are():
             there = values[~values.isnan()]
             assert ((there == 0) | (there == 1)).all()
             assert split.condition is not None
+
+
+def test_conditions_keep_their_digits_until_they_are_standardised(tmp_path):
+    t = 1.7e9 + np.arange(60.0)  # float32 tells no two of them apart
+    np.savez(tmp_path / "t.npz", x=np.random.default_rng(0).random((60, 3)), t=t)
+    data = load_dataset(str(tmp_path / "t.npz"), condition=("t",))
+    assert data.train.condition is not None
+    assert data.train.condition.dtype == torch.float32
+    assert len(data.train.condition.unique()) == len(data.train)
+
+
+def numbered(folder: Path) -> str:
+    file = folder / "k.csv"
+    lines = [f"{k * 0.5},{k % 4},{k % 3},{k % 2}" for k in range(60)]
+    file.write_text("\n".join(["a,k,labels,flag", *lines]) + "\n")
+    return str(file)
+
+
+def test_a_class_that_is_a_number_may_be_the_condition(tmp_path):
+    file = numbered(tmp_path)
+    data = load_dataset(file, condition=("k",), categorical_columns=("k", "labels"))
+    assert classes_of(data.condition) == ("0", "1", "2", "3")
+    assert [column.kind for column in data.columns or ()] == ["numeric", "categorical", "binary"]
+    data = load_dataset(file, condition=("flag",), categorical_columns=("k",))
+    assert [c.kind for c in data.columns or ()] == ["numeric", "categorical", "numeric"]
+
+
+def test_labels_are_those_of_the_label_column_even_beside_a_column_of_that_name(tmp_path):
+    file = numbered(tmp_path)
+    with pytest.raises(UserError, match="labelled: .*the column 'labels'; label_column=labels"):
+        load_dataset(file, condition=("labels",), labelled=6)
+    for name, count in (("k", 4), ("labels", 3)):
+        data = load_dataset(file, condition=("labels",), label_column=name, labelled=2 * count)
+        assert len(classes_of(data.condition) or ()) == count
+        assert data.train.condition is not None
+        assert int((~data.train.condition.isnan().any(1)).sum()) == 2 * count
+
+
+@pytest.mark.parametrize("field", ["condition", "drop_columns", "categorical_columns"])
+def test_a_name_that_is_given_twice_is_refused(field, tmp_path):
+    with pytest.raises(UserError, match=f"{field}: .*expected each name once, got 'k' twice"):
+        load_dataset(numbered(tmp_path), **{field: ("k", "k")})
+
+
+def test_labels_may_be_large_numbers():
+    """There are two classes; no room is taken for the numbers between them."""
+    data = conditioned(arrays(np.array([0, 2**60] * 6)), ("labels",))
+    assert classes_of(data.condition) == ("0", str(2**60))
+
+
+def test_truth_values_are_given_as_such():
+    column = [Column("member", "binary", ("false", "true"))]
+    expected = torch.tensor([[1.0], [0.0]])
+    for given_ in ([True, False], np.array([True, False]), torch.tensor([True, False])):
+        torch.testing.assert_close(encode_condition(column, given_), expected)
+    torch.testing.assert_close(encode_condition(column, True), expected[:1])
+    coded = [Column("member", "binary", ("0", "1"))]
+    torch.testing.assert_close(encode_condition(coded, [True, False]), expected)

@@ -251,3 +251,14 @@ def check_condition(rows: Tensor, columns: tuple[Column, ...]) -> None:
         assert rows.shape[1] == 8 + len(columns[0].categories)
         names = [columns[0].categories[k] for k in rows[:, 8:].argmax(1).tolist()]
         assert names == [str(int(k) % 3) for k in number]
+
+
+def test_what_is_missing_in_a_file_is_seen_though_it_is_standardised(small_blocks, tmp_path):
+    x = np.random.default_rng(0).normal(size=(60, 3))
+    x[7, 1] = np.nan
+    np.save(tmp_path / "x.npy", x)
+    for budget in ({}, TINY):
+        with pytest.raises(UserError, match=r"expected finite numbers, got NaN.*missing=model"):
+            load_dataset(str(tmp_path / "x.npy"), scaling="standard", **budget)
+        found = load_dataset(str(tmp_path / "x.npy"), scaling="standard", missing="model", **budget)
+        assert any(split.has_missing for split in found.splits.values())

@@ -95,3 +95,18 @@ def test_runs_that_measure_something_else_are_not_compared(tmp_path):
     found = flowvae.compare(runs[0], runs[2], samples=2, progress=False)
     assert found.summary["measure"] == "probability"
     assert found.summary["runs"][0]["iw_bound_bits_per_dim"] is not None
+
+
+def test_what_is_there_has_no_bits_per_dimension(tmp_path):
+    x = (np.random.default_rng(0).random((80, 6)) < 0.5).astype(float)
+    for gaps in (False, True):
+        if gaps:
+            x[::2, :3] = np.nan
+        run = flowvae.train(
+            "original", dataset=Dataset.from_arrays(x[:60], x[60:], missing=True), missing="model",
+            epochs=1, hidden_dims=(4,), evaluation_samples=2, out=tmp_path / str(gaps),
+            progress=False,
+        )  # fmt: skip
+        factor, reason = bits_per_dim(run.model, run.dataset)
+        assert (factor is None) == gaps
+        assert ("how much that is" in reason) == gaps

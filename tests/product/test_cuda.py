@@ -10,6 +10,7 @@ import torch
 
 import flowvae
 from flowvae.data import binarize
+from flowvae.data.conditions import conditioned
 from flowvae.errors import TrainingError
 from flowvae.evaluation import FullSettings, evaluate_full, evaluate_model
 from flowvae.flows import planar_flow, planar_flow_inverse, reference
@@ -48,6 +49,11 @@ KINDS = [
     {"max_grad_norm": 5.0},
     {"network": "gated_conv"},
     {"network": "resnet"},
+    {"likelihood": "gaussian", "sigma": 0.5},
+    {"likelihood": "gaussian", "sigma": "per_pixel"},
+    {"likelihood": "gaussian", "missing": "model", "missingness": "self_masking"},
+    {"condition": ("labels",)},
+    {"condition": ("labels",), "objective": "m2", "labelled": 20, "labelled_batch": 4},
 ]
 
 
@@ -57,11 +63,12 @@ def named(settings: dict[str, object]) -> str:
 
 def make(data, **settings):
     config = flowvae.Config(**(SMALL | settings))
+    data = conditioned(data, config.data.condition, labelled=config.data.labelled)
     torch.manual_seed(0)
     return trainer_of(
         config,
         binarize(data, config.binarization),
-        flowvae.build_vae(config, data.data_shape).to(DEVICE),
+        flowvae.build_vae(config, data.data_shape, condition=data.condition).to(DEVICE),
     )
 
 

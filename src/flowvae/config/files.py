@@ -29,7 +29,7 @@ def preset(name: str) -> Config:
     return layered({"preset": name})
 
 
-def load_config(path: str | Path, **overrides: Any) -> Config:
+def load_config(path: str | Path, /, **overrides: Any) -> Config:
     """Read a YAML file of values (those of a run, or some of them over a preset).
 
     A file may name a family as ``module:Class``, which is imported: read only what you trust.

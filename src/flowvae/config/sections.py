@@ -106,6 +106,14 @@ class DataSection(Options):
         description="In GiB; a larger array stays in its file and is read as needed.",
     )
 
+    @field_validator("condition", "drop_columns", "categorical_columns")
+    @classmethod
+    def _once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"expected each name once, got {name!r} twice")
+        return names
+
     @field_validator("image_size")
     @classmethod
     def _image_size(cls, size: tuple[int, ...]) -> tuple[int, ...]:

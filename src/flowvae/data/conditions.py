@@ -276,8 +276,8 @@ def _conditions(
         values = labels.double().nan_to_num(0.0).numpy()
     else:
         missing = (labels < 0).numpy()
-        names = np.array([_name(dataset, n) for n in range(int(labels.max()) + 1)] or [""], object)
-        values = names[labels.clamp(min=0).numpy()]
+        numbers, place = labels.clamp(min=0).unique(return_inverse=True)
+        values = np.array([_name(dataset, n) for n in numbers.tolist()], object)[place.numpy()]
     raw = RawColumn(values, missing)
     where = f"{dataset.name}: {name} labels"
     table = {columns[0].name: raw}
@@ -319,6 +319,8 @@ def _raw(name: str, given: Any, categories: Sequence[str]) -> RawColumn:
     values = np.atleast_1d(np.asarray(given))
     if values.ndim != 1 or values.size == 0:
         raise UserError(f"condition: {name}: expected one value a datum, got shape {values.shape}")
+    if values.dtype.kind == "b" and {"false", "true"} & set(categories):
+        values = np.where(values, "true", "false")
     if values.dtype.kind in "iufb":
         values = values.astype(np.float64)
         return RawColumn(values, np.isnan(values))

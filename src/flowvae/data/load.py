@@ -79,8 +79,24 @@ def load_dataset(
         dataset = split_dataset(found, test_fraction, chosen.validation_fraction, seed, wide, gaps)
     if dataset.columns is None and (columns is not None or chosen.scaling == "standard"):
         dataset = standardize(dataset, columns)
+        _check_there(dataset, chosen)
+    if chosen.labelled is not None and dataset.condition is not None:
+        raise UserError(
+            f"labelled: expected labels as the condition, got the column {chosen.condition[0]!r}; "
+            f"label_column={chosen.condition[0]} makes labels of it"
+        )
     dataset = conditioned(dataset, chosen.condition, condition_columns, labelled=chosen.labelled)
     return binarize(dataset, binarization)
+
+
+def _check_there(dataset: Dataset, options: Options) -> None:
+    """See that nothing is missing: means and deviations do without it."""
+    for name, split in dataset.splits.items():
+        if options.missing != "model" and split.has_missing:
+            raise UserError(
+                f"{dataset.name}: {name}: expected finite numbers, got NaN; with missing=model NaN "
+                "is a value that is missing"
+            )
 
 
 def load_configured(

@@ -176,5 +176,5 @@ def _take(
 
 
 def _of_rows(given: np.ndarray, rows: np.ndarray | None) -> torch.Tensor:
-    """What some rows are conditioned on, (n, C), float32; all if no rows are named."""
-    return torch.from_numpy(given if rows is None else given[rows]).float()
+    """What some rows are conditioned on, (n, C); all if no rows are named."""
+    return torch.from_numpy(given if rows is None else given[rows])

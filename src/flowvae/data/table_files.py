@@ -93,7 +93,7 @@ def arrow_dataset(
     if columns is None:
         whole = _joined(tables)
         notes = _notes(whole, options.label_column)
-        unfitted = infer_columns(whole, options.categorical_columns)
+        unfitted = infer_columns(whole, _of(options.categorical_columns, whole))
     counts = {part: len(next(iter(table.values()))) for part, table in tables.items()}
     chosen, record = cut(counts, options.test_fraction, options.validation_fraction, options.seed)
     rows = {split: _Rows(tables[part], numbers) for split, (part, numbers) in chosen.items()}
@@ -109,7 +109,8 @@ def arrow_dataset(
             "memory_budget; raise it, or leave out columns of many categories by drop_columns"
         )
     if given and condition is None:
-        found = infer_columns(_joined(given), options.categorical_columns)
+        joined = _joined(given)
+        found = infer_columns(joined, _of(options.categorical_columns, joined))
         part, numbers = chosen["train"]
         condition = fit_columns(found, _Rows(given[part], numbers))
     codes, names = _labels(drawn, label_names)
@@ -135,6 +136,11 @@ def arrow_dataset(
         record=record,
         notes=notes,
     )
+
+
+def _of(names: Sequence[str], table: Mapping[str, RawColumn]) -> list[str]:
+    """Those that are columns here; others may be what the data is conditioned on, or labels."""
+    return [name for name in names if name in table]
 
 
 class _Rows(Mapping[str, RawColumn]):
@@ -176,9 +182,13 @@ def _drawn_labels(
 def _drawn_conditions(
     name: str, tables: dict[str, dict[str, RawColumn]], options: Options
 ) -> dict[str, dict[str, RawColumn]]:
-    """The columns that the data is conditioned on, taken out of the tables; none for labels."""
+    """The columns that the data is conditioned on, taken out of the tables; none for labels.
+
+    A column may be called as the labels are; where a label column is named, they are meant.
+    """
     first = next(iter(tables.values()))
-    wanted = [each for each in options.condition if each != LABELS or each in first]
+    named = options.label_column is None
+    wanted = [each for each in options.condition if each != LABELS or (named and each in first)]
     if not wanted:
         return {}
     for each in wanted:

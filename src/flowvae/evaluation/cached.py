@@ -29,7 +29,7 @@ from flowvae.vae import VAE
 
 __all__ = ["CachedEstimate", "data_digest", "in_order", "model_digest"]
 
-_VERSION = 1  # of what the estimators compute
+_VERSION = 2  # of what the estimators compute, likelihoods and all
 
 Arrays = dict[str, Tensor]
 

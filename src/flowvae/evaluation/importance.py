@@ -24,6 +24,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from flowvae.errors import UserError
 from flowvae.evaluation.estimates import ignore
 from flowvae.vae import VAE
 
@@ -67,7 +68,8 @@ def importance_sampling(
         ``pareto_k``.
 
     Raises:
-        ValueError: S < 1, or memory too small for one datum.
+        ValueError: S < 1.
+        UserError: memory is too small for the weights of one datum.
 
     Examples:
         >>> import torch, flowvae
@@ -81,9 +83,9 @@ def importance_sampling(
     x = model.flatten(x)
     at_most = memory // (_BYTES_PER_WEIGHT * samples)
     if at_most < 1:
-        raise ValueError(
-            f"memory: expected at least {_BYTES_PER_WEIGHT * samples} bytes for the weights of "
-            f"one datum, got {memory}"
+        raise UserError(
+            f"samples: expected at most {memory // _BYTES_PER_WEIGHT}, whose log-weights of one "
+            f"datum take {memory} bytes, got {samples}"
         )
     batch = min(at_most, batch_size(model))
     parts = []

@@ -41,6 +41,8 @@ def bits_per_dim(model: VAE, dataset: Dataset) -> tuple[float | None, str]:
         return None, "grey pixels: a pseudo-likelihood has no bits"
     if measure != "probability":
         return None, f"log p(x) is a {measure}, whose bits depend on the data's unit"
+    if model.missingness is not None or dataset.test.has_missing:
+        return None, "log p(x) is of what is there, and data differ in how much that is"
     support = model.likelihood.support
     counted = {"unit_interval": "binary pixels", "eight_bit": "8-bit values"}
     factor = -1 / (model.data_dim * math.log(2))

@@ -63,7 +63,7 @@ class Gaussian(Likelihood):
         if self.outputs_per_dim == 2:
             loc, raw = outputs.chunk(2, -1)
             return GaussianValues(loc, floored(raw))
-        log_sigma = outputs.new_tensor(self._log_sigma) if self.raw is None else floored(self.raw)
+        log_sigma = outputs.new_full((), self._log_sigma) if self.raw is None else floored(self.raw)
         return GaussianValues(outputs, log_sigma)
 
 
@@ -130,7 +130,7 @@ class _TiltedGaussian(ValueDistribution):
         tilt = middle.clamp(slope.clamp(max=0), slope.clamp(min=0))
         low, high = tilt.clamp(max=0) - _FURTHEST, tilt.clamp(min=0) + _FURTHEST
         self._middle = middle.clamp(low, high)
-        self._width = 1 / torch.hypot(slope, slope.new_tensor(1 / 3))
+        self._width = 1 / torch.hypot(slope, slope.new_full((), 1 / 3))
         first, last = (((end - self._middle) / self._width).asinh() for end in (low, high))
         self._step = (last - first) / (NODES - 1)
         number = torch.arange(NODES, dtype=at_loc.dtype, device=at_loc.device)
