@@ -53,7 +53,7 @@ def keep(found: dict[str, Any]) -> None:
     if file.exists():
         for run in json.loads(file.read_text())["runs"]:
             row = run["row"]
-            if row in names and run.get("settings") in (None, settings_of(table, row)):
+            if row in names and run["settings"] == settings_of(table, row):
                 runs.setdefault((row, run["seed"]), run)
     order = sorted(runs, key=lambda each: (each[1], names.index(each[0])))
     KEPT.mkdir(parents=True, exist_ok=True)
