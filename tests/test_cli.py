@@ -284,3 +284,25 @@ def test_python_m_flowvae_and_version():
     process = start("--version")
     out, _ = process.communicate(timeout=60)
     assert out.strip() == f"flowvae, version {flowvae.__version__}"
+
+
+def test_pictures_are_of_images_and_names_of_columns_are_plain_text(tmp_path, monkeypatch, capsys):
+    """A table whose columns are called as markup, formulas and escapes are."""
+    monkeypatch.chdir(tmp_path)
+    names = ["[/b]", "$1_$2", "\x1b[31mred"]
+    rows = [f"{k * 0.5},{k % 7},{'yes' if k % 2 else 'no'}" for k in range(60)]
+    Path("t.csv").write_text("\n".join([",".join(names), *rows]) + "\n")
+    assert call("data", "t.csv") == 0
+    shown = capsys.readouterr()
+    assert "\x1b[31m" not in shown.out
+    assert "\\x1b[31mred" in shown.out
+    settings = ["--likelihood", "mixed", "--condition", "[/b]", "--epochs", 1, *SMALL]
+    assert call("train", "--data", "t.csv", *settings, "--out", "runs/[test] a") == 0
+    shown = capsys.readouterr()
+    assert "runs/[test] a" in shown.out
+    assert "conditioned on [/b]" in shown.err
+    for command in ("sample", "reconstruct"):
+        assert call(command, "runs/[test] a", "--out", "s.png") == 2
+        assert "out: expected a file ending in .npz or .csv, got s.png" in capsys.readouterr().err
+    assert call("encode", "runs/[test] a/model.safetensors") == 0
+    assert Path("runs/[test] a/latents.npz").exists()

@@ -92,3 +92,25 @@ def test_a_file_that_is_open_elsewhere_is_waited_for_where_the_system_asks_it(
         write_text(file, "new")
     assert file.read_text() == ("old" if refusals > waits else "new")
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_names_as_long_as_the_system_allows(tmp_path):
+    for name in ("a" * 245 + ".html", "é" * 120 + ".html"):
+        write_text(tmp_path / name, "x")
+        assert (tmp_path / name).read_text() == "x"
+
+
+def test_an_interrupted_exchange_of_folders_leaves_the_old_one(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "old").touch()
+    rename = Path.rename
+
+    def interrupted(self: Path, target: Path) -> Path:
+        if self.name == "new":
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt), replacing_folder(tmp_path / "a"):
+        pass
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["old"]

@@ -78,3 +78,9 @@ def test_numbers_are_as_they_were_written(run):
     table = np.array([row.split(",") for row in rows], float)
     for name, column in zip(header.split(","), table.T, strict=True):
         assert run.metrics[name].tolist() == column.tolist()
+
+
+def test_a_file_without_its_columns_is_corrupt(tmp_path):
+    (tmp_path / "metrics.csv").write_text("epoch,train_elbo\n1,2\n")
+    with pytest.raises(flowvae.UserError, match="expected a column train_log_likelihood, got none"):
+        read_metrics(tmp_path / "metrics.csv")

@@ -83,3 +83,13 @@ def test_runs_of_version_0_1_still_load(tmp_path, monkeypatch):
         exclude={"data": {"source"}}
     )
     assert again.model.posterior(x).base.loc.shape == opened.model.posterior(x).base.loc.shape
+
+
+def test_an_evaluation_that_lacks_a_term_is_corrupt(run, tmp_path):
+    fields = json.loads((run.path / "evaluation.json").read_text())
+    for broken in ({}, {"mean": None, "standard_error": None}, {"mean": "x", "standard_error": 1}):
+        fields["terms"]["kl"] = broken
+        (tmp_path / "evaluation.json").write_text(json.dumps(fields))
+        damaged = flowvae.runs.Run(tmp_path, run.config, run.model, run.dataset)
+        with pytest.raises(flowvae.UserError, match=r"evaluation\.json is corrupt"):
+            _ = damaged.evaluation

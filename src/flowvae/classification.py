@@ -252,7 +252,7 @@ def classify_split(
             x = split.values(place).to(parameter)
             log_probs[place] = class_log_probs(model, x, samples, generator).cpu()
             if model.classifier is not None and classified is not None:
-                classified[place] = model.classifier(x).double().log_softmax(-1).cpu()
+                classified[place] = model.classifier(x).cpu().double().log_softmax(-1)
             advance(len(x) * K)
     finally:
         model.train(training)

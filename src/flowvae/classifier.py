@@ -182,7 +182,7 @@ class FlowVAEClassifier(ClassifierMixin, LabelledVAE):
         """Log p(y|x) of each row and class, (N, K), in nats."""
         model = self._inference_model()
         log_p = self._log_proba(model, X, None)
-        return log_p.double().cpu().numpy()
+        return log_p.cpu().double().numpy()
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The share of rows whose class is found; rows without a label are left out."""
@@ -208,7 +208,7 @@ class FlowVAEClassifier(ClassifierMixin, LabelledVAE):
             found = (log_probs + self._log_prior().to(log_probs)).logsumexp(1)
         else:
             found = self._over(model, X, self._own_conditions(X, y), _log_weights)
-        return found.double().cpu().numpy() - self._log_volumes(self._checked(X, reset=False))
+        return found.cpu().double().numpy() - self._log_volumes(self._checked(X, reset=False))
 
     @torch.no_grad()
     def transform(self, X: Any, y: Any = None) -> np.ndarray:
@@ -217,7 +217,7 @@ class FlowVAEClassifier(ClassifierMixin, LabelledVAE):
         Where y is not given, its mean over p(y|x): Σ_y p(y|x) E[z|x, y].
         """
         model = self._inference_model()
-        return self._mean_over_classes(model, X, y, _mean_of_z).double().cpu().numpy()
+        return self._mean_over_classes(model, X, y, _mean_of_z).cpu().double().numpy()
 
     @torch.no_grad()
     def reconstruct(self, X: Any, y: Any = None) -> np.ndarray:

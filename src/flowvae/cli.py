@@ -183,8 +183,8 @@ def compare(
     from flowvae.evaluating import compare as run_comparison
     from flowvae.evaluation import on_screen
 
-    out = out or runs[0] / "comparison"
     opened = [open_with(run, {"device": device, "trust": trust}) for run in runs]
+    out = out or opened[0].path / "comparison"
     found = run_comparison(*opened, samples=samples, out=out, progress=not as_json)
     if as_json:
         click.echo(json.dumps(found.summary, indent=2))
@@ -242,8 +242,9 @@ def encode(run: Path, split: str, out: Path | None, **options: Any) -> None:
     """Write z ~ q(z|x), its log-density and the labels."""
     from flowvae.outputs import encode as run_encode
 
-    out = out or run / "latents.npz"
-    found = run_encode(open_with(run, options), split, out=out, **options)
+    opened = open_with(run, options)
+    out = out or opened.path / "latents.npz"
+    found = run_encode(opened, split, out=out, **options)
     click.echo(f"Wrote {out}: {', '.join(f'{k} {v.shape}' for k, v in found.items())}")
 
 

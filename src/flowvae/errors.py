@@ -45,6 +45,16 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM, as schedulers send it. The command line exits with code 143."""
 
 
+def printable(text: str) -> str:
+    """The text with characters that would steer a terminal written out.
+
+    Examples:
+        >>> printable("red\\x1b[31m")
+        'red\\\\x1b[31m'
+    """
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def one_line(message: str) -> str:
     """The message on one line, without control characters, of bounded length.
 
@@ -52,8 +62,7 @@ def one_line(message: str) -> str:
         >>> one_line("a\\tb\\n c\\x1b[2J")
         'a b c\\\\x1b[2J'
     """
-    text = " ".join(message.split())
-    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    text = printable(" ".join(message.split()))
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} …"
 
 

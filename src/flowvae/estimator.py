@@ -181,7 +181,7 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, T
         """
         model = self._inference_model()
         draws = [z.mean(0) for _, z, _ in self._draws(model, self._checked(X, reset=False))]
-        return torch.cat(draws).double().cpu().numpy()
+        return torch.cat(draws).cpu().double().numpy()
 
     @torch.no_grad()
     def inverse_transform(self, X: Any) -> np.ndarray:
@@ -218,7 +218,7 @@ class FlowVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, T
         X = self._checked(X, reset=False)
         for x, z, log_q in self._draws(model, X):
             found.append((model.log_joint(x, z) - log_q).logsumexp(0) - math.log(len(z)))
-        return torch.cat(found).double().cpu().numpy() - self._log_volumes(X)
+        return torch.cat(found).cpu().double().numpy() - self._log_volumes(X)
 
     def score(self, X: Any, y: Any = None) -> float:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The mean of :meth:`score_samples`, in nats per row: higher is better. y is ignored."""

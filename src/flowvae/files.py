@@ -57,7 +57,7 @@ def replacing(path: str | Path, *, durable: bool = False) -> Iterator[Path]:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             # The suffix stays: some writers choose the format by it.
-            prefix = f"{_TEMPORARY}{path.stem}-"
+            prefix = f"{_TEMPORARY}{path.stem[:16]}-"  # a name may be as long as the system allows
             handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=path.suffix)
             os.close(handle)
             temporary = Path(name)
@@ -113,12 +113,12 @@ def replacing_folder(path: str | Path) -> Iterator[Path]:
             new, old = Path(temporary) / "new", Path(temporary) / "old"
             new.mkdir()
             yield new
-            if path.exists():
-                path.rename(old)
             try:
+                if path.exists():
+                    path.rename(old)
                 new.rename(path)
-            except OSError:
-                if old.exists():
+            except BaseException:  # Ctrl-C, too
+                if old.exists() and not path.exists():
                     old.rename(path)
                 raise
 

@@ -81,7 +81,7 @@ class Imputation:
         return cls(
             whole(found.mean),
             missing,
-            found.effective_samples.double().cpu().numpy(),
+            found.effective_samples.cpu().double().numpy(),
             *map(whole, (found.draws, found.low, found.high)),
         )
 
@@ -238,7 +238,8 @@ def _weigh(model: VAE, rows: Tensor, samples: int, seed: int) -> _Weighted:
         log_p, given_missing = model.observed(model.decode(z[place], condition), values)
         log_weights[place] += log_p
         before, top = top, torch.maximum(top, log_weights[place].amax(0))
-        shrunk, weights = (before - top).exp(), (log_weights[place] - top).exp()
+        safe = torch.where(top.isneginf(), 0.0, top)  # no draw so far has any weight
+        shrunk, weights = (before - safe).exp(), (log_weights[place] - safe).exp()
         total = total * shrunk + weights.sum(0)
         means: Tensor = given_missing.mean
         mean = mean * shrunk[:, None] + torch.einsum("sb,sbp->bp", weights, means)
@@ -276,7 +277,7 @@ def _draw_row(
         new = drawn(len(found.draws), _DRAWS)
         found.draws[:, row, gaps] = new.to(found.draws.dtype)
     if interval is not None and found.low is not None and found.high is not None:
-        new = drawn(len(z), _INTERVAL).double().cpu().numpy()
+        new = drawn(len(z), _INTERVAL).cpu().double().numpy()
         ends = np.quantile(new, [(1 - interval) / 2, (1 + interval) / 2], axis=0)
         low, high = torch.from_numpy(ends).to(found.low)
         found.low[row, gaps], found.high[row, gaps] = low, high

@@ -255,7 +255,7 @@ def _in_own_values(columns: Sequence[Column], table: Any, found: Imputed) -> Tab
             for column, place in zip(columns, places, strict=True)
             if column.kind != "numeric"
         },
-        found.effective_samples.double().cpu().numpy(),
+        found.effective_samples.cpu().double().numpy(),
         tuple(filled(draw, columns) for draw in found.draws),
         {} if found.low is None else filled(found.low, numeric),
         {} if found.high is None else filled(found.high, numeric),
@@ -264,7 +264,7 @@ def _in_own_values(columns: Sequence[Column], table: Any, found: Imputed) -> Tab
 
 
 def _probabilities(column: Column, mean: Tensor) -> np.ndarray:
-    p = mean.double().cpu().numpy()
+    p = mean.cpu().double().numpy()
     return np.concatenate([1 - p, p], 1) if column.kind == "binary" else p
 
 

@@ -14,6 +14,14 @@ from flowvae.files import write_csv
 
 __all__ = ["Metrics", "read_metrics", "write_metrics"]
 
+_ALWAYS = (
+    "epoch",
+    *(
+        f"{split}_{term}"
+        for split in ("train", "test")
+        for term in ("elbo", "log_likelihood", "kl", "ladj")
+    ),
+)
 _EACH_END = 10  # rows that a long table shows of its beginning and of its end
 
 
@@ -102,6 +110,9 @@ def read_metrics(file: Path) -> Metrics:
         return Metrics()
     try:
         header, *rows = [line.split(",") for line in file.read_text(encoding="utf-8").splitlines()]
+        for name in _ALWAYS:
+            if name not in header:
+                raise ValueError(f"expected a column {name}, got none")
         return Metrics(dict(zip(header, map(float, row), strict=True)) for row in rows)
     except ValueError as error:
         raise UserError(f"run: {file} is corrupt: {error}") from None

@@ -56,6 +56,8 @@ def sample(
     if n < 1:
         raise UserError(f"num: expected at least 1, got {n}")
     run = opened(run, device)
+    if out is not None:
+        _suffix(run, out)  # before anything is computed
     model = run.model
     given = given_in_turn(run, n) if condition is None else condition
     if given is not None:
@@ -105,6 +107,8 @@ def reconstruct(
     if n < 1:
         raise UserError(f"num: expected at least 1, got {n}")
     run = opened(run, device, data)
+    if out is not None:
+        _suffix(run, out)
     model = _refined(run, refine)
     given = None
     if condition is not None:  # before any data is read
@@ -223,6 +227,15 @@ def _shaped(run: Run, x: torch.Tensor) -> np.ndarray:
     return x.cpu().reshape(-1, *run.model.data_shape).numpy()
 
 
+def _suffix(run: Run, out: str | Path) -> str:
+    """The ending of a file that this run's data can be written to."""
+    from flowvae.figures.images import is_image
+
+    table = (".csv",) if run.model.columns is not None else ()
+    picture = (".png",) if is_image(run.model.data_shape) else ()
+    return suffix_among(out, *picture, ".npz", *table)
+
+
 def _write_data(
     run: Run,
     out: str | Path,
@@ -236,8 +249,7 @@ def _write_data(
     The conditions ``given`` go with arrays as ``condition``, one text a datum, and with rows as
     further columns.
     """
-    table = (".csv",) if run.model.columns is not None else ()
-    suffix = suffix_among(out, ".png", ".npz", *table)
+    suffix = _suffix(run, out)
     under = run.model.condition or ()
     if suffix == ".npz":
         more = {} if given is None else {"condition": np.array(condition_texts(under, given))}

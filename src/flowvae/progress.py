@@ -47,7 +47,7 @@ class Progress:
         pseudo: bool,
         enabled: bool = True,
     ) -> None:
-        self._console = Console(stderr=True, quiet=not enabled, highlight=False)
+        self._console = Console(stderr=True, quiet=not enabled, highlight=False, markup=False)
         self._notebook = _NotebookLine() if enabled and self._console.is_jupyter else None
         self._live = enabled and (self._console.is_terminal or self._console.is_jupyter)
         self._wide = self._console.width >= 130
@@ -65,9 +65,9 @@ class Progress:
         self._heading += "".join(f"; {text}" for text in conditions_and_gaps(dataset))
         self._folder = folder
         self._bar = progress.Progress(
-            progress.TextColumn("{task.description}"),
+            progress.TextColumn("{task.description}", markup=False),
             *([progress.BarColumn(bar_width=10)] if self._wide else []),
-            progress.TextColumn("{task.fields[terms]}"),
+            progress.TextColumn("{task.fields[terms]}", markup=False),
             console=self._console,
             auto_refresh=False,
             transient=True,
@@ -157,7 +157,7 @@ class Progress:
         """A bar with the time left for other long work; gives the function to call with the amount
         done. Where there is no terminal, a line now and then; in a notebook one that changes.
         """
-        console = Console(stderr=True, quiet=not enabled, highlight=False)
+        console = Console(stderr=True, quiet=not enabled, highlight=False, markup=False)
         if enabled and console.is_jupyter:
             with _notebook_bar(what, total) as advance:
                 yield advance

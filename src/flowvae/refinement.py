@@ -84,7 +84,8 @@ def refine(
     costs every datum one evaluation of the likelihood: next to nothing with ``bernoulli``, where
     all of them are one matrix product, and more than the steps with other likelihoods. Where the
     outcome is clearly worse than the encoder's q, that is kept. Draws come from the seed and are
-    the same for every datum, so a datum's posterior does not depend on the others.
+    the same for every datum, so a datum's posterior does not depend on the others; only where the
+    prior depends on a condition are the places drawn under the conditions of all of them.
 
     Args:
         model: the model; it is not changed, and no gradient reaches it.

@@ -188,7 +188,7 @@ def traverse(
     deviations = np.sqrt(np.einsum("nd,de,ne->n", v, spread, v))
     offsets = np.linspace(-reach, reach, steps)
     moves = offsets[:, None] * (deviations[:, None] * v)[:, None]
-    z = (z_0.double().cpu().numpy() + moves).astype(np.float32)
+    z = (z_0.cpu().double().numpy() + moves).astype(np.float32)
     values = _decoded(run, z, y)
     found = Traversal(z, values, offsets, v, deviations, names, run.model.columns)
     if out is not None and suffix is not None:
@@ -262,7 +262,7 @@ def interpolate(
     y = _given(run.model, condition, 2)
     one, other = (None, None) if y is None else (y[:1], y[-1:])
     rows = torch.cat([_datum(run, "first", first, one), _datum(run, "last", last, other)])
-    a, b = _mean(run.model.posterior(rows), generator).double().cpu().numpy()
+    a, b = _mean(run.model.posterior(rows), generator).cpu().double().numpy()
     t = np.linspace(0, 1, steps)
     z = (slerp(a, b, t) if path == "spherical" else lerp(a, b, t)).astype(np.float32)
     x, own = run.model.parts(rows)
@@ -340,7 +340,7 @@ def _mean(p: LatentDistribution, generator: torch.Generator) -> Tensor:
 def _covariance(prior: LatentDistribution, generator: torch.Generator) -> np.ndarray:
     """Of the prior, (D, D), float64: by its formula, or over draws."""
     if isinstance(prior, DiagonalGaussian):
-        return np.diag(prior.variance.double().cpu().numpy())
+        return np.diag(prior.variance.cpu().double().numpy())
     return _covariance_of(prior.rsample((_SPREAD_DRAWS,), generator))
 
 
@@ -353,7 +353,7 @@ def _aggregate_covariance(run: Run, generator: torch.Generator) -> np.ndarray:
 
 
 def _covariance_of(z: Tensor) -> np.ndarray:
-    return np.atleast_2d(np.cov(z.double().cpu().numpy().T))
+    return np.atleast_2d(np.cov(z.cpu().double().numpy().T))
 
 
 def _decoded(run: Run, z: np.ndarray, condition: Tensor | None) -> np.ndarray:

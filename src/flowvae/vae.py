@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -337,7 +338,13 @@ class VAE(RowShapes, nn.Module):
         device = next(self.parameters()).device.type
         values = _DECODED_AT_ONCE.get(device, _DECODED_AT_ONCE_ELSEWHERE)
         each = 1 if self.missingness is None else self.missingness.numbers_per_value
-        return max(1, values // max(1, count * self.data_dim * each))
+        return max(1, values // max(1, count * max(self.data_dim * each, self._widest)))
+
+    @cached_property
+    def _widest(self) -> int:
+        """Outputs of the decoder's widest linear layer: of few values the layers take more room."""
+        layers = (module for module in self.decoder.modules() if isinstance(module, nn.Linear))
+        return max((layer.out_features for layer in layers), default=1)
 
     def _over_chunks(
         self,

@@ -99,3 +99,13 @@ def test_a_decompression_bomb_is_one_line(side, tmp_path, recwarn):
         load_dataset(str(tmp_path), image_size=(8, 8))
     assert "\n" not in str(error.value)
     assert not recwarn.list
+
+
+def test_a_validation_folder_without_a_test_folder_is_the_test(tmp_path):
+    images = pixels(8, 6, 5)
+    for k in range(8):
+        part = "train" if k < 6 else "val"
+        save_pictures(tmp_path / part / ("cat" if k % 2 else "dog") / str(k), images[k : k + 1])
+    found = load_dataset(str(tmp_path))
+    assert (len(found.train), len(found.test), found.validation) == (6, 2, None)
+    assert found.label_names == ("cat", "dog")

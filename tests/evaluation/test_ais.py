@@ -103,3 +103,11 @@ def test_simulated_data_of_the_two_sided_check_is_the_models():
     error = (truth.P / 2 / 400) ** 0.5  # of the mean of ½ χ²(P)
     middle = 0.5 * (found.lower + found.upper).mean().item()
     assert middle == pytest.approx(-entropy, abs=4 * error)
+
+
+def test_annealing_in_inference_mode():
+    model = LinearGaussian(2, 3).model()
+    with torch.inference_mode():
+        x = torch.randn(2, 3, dtype=torch.float64)
+        found = annealed_importance_sampling(model, x, chains=2, temperatures=3)
+    assert found.log_prob.isfinite().all()

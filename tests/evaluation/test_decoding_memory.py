@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+import flowvae
+
 # 200,000 values a datum, 4,096 points and 20 data: some gigabytes if whole.
 _DECODE = """
 import re
@@ -36,3 +38,9 @@ def test_data_of_many_values():
     )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 300
+
+
+def test_of_few_values_the_widest_layer_is_counted():
+    models = [flowvae.build_vae(flowvae.Config(hidden_dims=(w,)), (2,)) for w in (2, 500)]
+    narrow, wide = (model.draws_at_once() for model in models)
+    assert narrow // wide == 250

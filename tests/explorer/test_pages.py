@@ -13,6 +13,7 @@ import torch
 import flowvae
 from flowvae.data import Dataset
 from flowvae.evaluation import quadrature
+from flowvae.explorer.arrays import Arrays
 from flowvae.explorer.content import page_content
 from flowvae.explorer.explore import _page
 from tests.explorer.conftest import images
@@ -283,3 +284,10 @@ def test_the_command(run_of, capsys):
     # Data that was in memory is not in the run: one line says what is missing.
     assert ended.value.code == 2
     assert "data" in capsys.readouterr().err
+
+
+def test_values_beyond_one_are_no_bytes():
+    for values, kind in (([0.0, 1.0, 128 / 255], "u1"), ([0.0, 1.0, 5.0], "f4"), ([-1.0], "f4")):
+        arrays = Arrays()
+        arrays.add_values(torch.tensor([values]))
+        assert arrays.about[0]["type"] == kind

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from flowvae.figures import latent_scatter, save_figure
+from flowvae.figures.images import image_rows
 
 
 def test_many_classes_and_none(tmp_path):
@@ -21,3 +22,12 @@ def test_points_that_have_no_principal_components_are_shown_along_axes():
         assert (axes.get_xlabel(), axes.get_ylabel()) == ("z₁", "z₂")
     two = latent_scatter(np.array([[1.0, 2.0, 3.0], [1.0, 2.0, 5.0]])).axes[0]
     assert two.get_xlabel() == "principal component 1 (100% of variance)"
+
+
+def test_names_are_shown_as_they_are_and_labels_that_are_not_known_as_such(tmp_path):
+    z, labels = np.random.default_rng(0).normal(size=(60, 2)), np.repeat([-1, 0, 1], 20)
+    figure = latent_scatter(z, labels, ["$1_$2", "cat"])
+    assert {text.get_text() for text in figure.axes[0].texts} == {"unknown", r"\$1_\$2", "cat"}
+    save_figure(figure, tmp_path / "a.png")  # no formula
+    rows = image_rows(np.zeros((1, 2, 6, 6)), ["$1_$2"], ["a", "$1_$2"], "$1_$2", "t")
+    save_figure(rows, tmp_path / "b.png")

@@ -9,6 +9,7 @@ from torch.distributions import Independent, Normal, TransformedDistribution, co
 import flowvae
 from flowvae.distributions import FlowDistribution
 from flowvae.flows import Bijection
+from flowvae.flows.radial import RadialTransform
 from flowvae.registry import POSTERIORS
 from tests.helpers.families import needs
 
@@ -87,3 +88,18 @@ def test_a_cached_pair_belongs_to_its_own_map():
     assert not torch.allclose(f.first(1)(z), f(z))
     assert not f.detached()(z).requires_grad
     assert f.with_cache(0)(z) is not f(z)
+
+
+def test_a_radial_layer_at_its_centre_and_parameters_that_broadcast():
+    alpha = torch.zeros(3, requires_grad=True)
+    flow = RadialTransform(torch.zeros(3, 2), alpha, torch.ones(3))
+    z, ladj = flow.inverse_and_ladj(torch.zeros(1, 2))
+    (gradient,) = torch.autograd.grad(z.sum() + ladj.sum(), alpha)
+    assert gradient.isfinite().all()
+    flow = RadialTransform(torch.randn(3, 2), torch.randn(4, 3), torch.randn(4, 3))
+    z = torch.randn(2)
+    z_K, ladj = flow.forward_and_ladj(z)
+    assert (z_K.shape, ladj.shape) == ((4, 2), (4,))
+    back, ladj_back = flow.inverse_and_ladj(z_K)
+    torch.testing.assert_close(back, z.expand(4, 2), rtol=0, atol=1e-5)
+    torch.testing.assert_close(ladj_back, -ladj, rtol=0, atol=1e-5)

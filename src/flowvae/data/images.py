@@ -37,7 +37,7 @@ def image_folder(folder: Path, budget: int, image_size: Sequence[int] = ()) -> S
     """Pictures as uint8: (H, W) if all are grey, else (3, H, W).
 
     ``folder/*.png`` has no labels, ``folder/CLASS/*.png`` has; either may lie in subfolders named
-    train, test and perhaps validation.
+    train, test and perhaps validation; a validation folder without a test folder is the test.
 
     Raises:
         UserError: pictures of different sizes, none at all, unreadable ones, or too many for the
@@ -45,6 +45,8 @@ def image_folder(folder: Path, budget: int, image_size: Sequence[int] = ()) -> S
     """
     inner = {path.name.lower(): path for path in sorted(folder.iterdir()) if path.is_dir()}
     named = {_SPLIT_NAMES[name]: path for name, path in inner.items() if name in _SPLIT_NAMES}
+    if "train" in named and "test" not in named and "validation" in named:
+        named["test"] = named.pop("validation")  # it is what is held out
     parts = named if {"train", "test"} <= set(named) else {"all": folder}
     listed = {name: _listing(path) for name, path in parts.items()}
     every = [path for files, _ in listed.values() for path in files]

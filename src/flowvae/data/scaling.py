@@ -87,7 +87,7 @@ class ColumnScaler:
         return torch.from_numpy(np.array((X - self.mean) / self.scale, dtype=dtype, order="C"))
 
     def decode(self, x: torch.Tensor) -> np.ndarray:
-        return x.double().cpu().numpy() * self.scale + self.mean
+        return x.cpu().double().numpy() * self.scale + self.mean
 
     @staticmethod
     def fit(X: np.ndarray, names: Sequence[str]) -> tuple[Column, ...]:

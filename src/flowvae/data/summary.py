@@ -5,6 +5,7 @@ from __future__ import annotations
 from flowvae.data.columns import Column, condition_in_words
 from flowvae.data.dataset import Dataset
 from flowvae.data.rows import FileRows
+from flowvae.errors import printable
 
 __all__ = ["conditions_and_gaps", "summary"]
 
@@ -44,7 +45,8 @@ def summary(dataset: Dataset) -> str:
     if len(columns) > _MOST_COLUMNS:
         lines.append(("", f"and {len(columns) - _MOST_COLUMNS} more"))
     lines += [("note", note) for note in dataset.notes]
-    return "\n".join([dataset.name, *(f"  {name:<12} {text}" for name, text in lines)])
+    shown = [dataset.name, *(f"  {name:<12} {text}" for name, text in lines)]
+    return "\n".join(printable(line) for line in shown)
 
 
 def conditions_and_gaps(dataset: Dataset) -> list[str]:
@@ -58,7 +60,7 @@ def conditions_and_gaps(dataset: Dataset) -> list[str]:
     """
     found, train = [], dataset.train
     if dataset.condition is not None:
-        found.append(f"conditioned on {condition_in_words(dataset.condition)}")
+        found.append(f"conditioned on {printable(condition_in_words(dataset.condition))}")
     if train.condition is not None:
         known = int((~train.condition.isnan().any(1)).sum())
         if known < len(train):

@@ -80,6 +80,7 @@ class Sandwich:
         return Estimate.of(self.upper - self.lower)
 
 
+@torch.inference_mode(False)  # gradients are needed in here
 def annealed_importance_sampling(
     model: VAE,
     x: Float[Tensor, "B P"],
@@ -115,7 +116,7 @@ def annealed_importance_sampling(
         (torch.Size([3]), True)
     """
     _check(chains, temperatures, leapfrog, start)
-    x = model.flatten(x)
+    x = model.flatten(x.clone() if x.is_inference() else x)
     parts = []
     for part in x.split(model.draws_at_once(chains)):
         path = _Path(model, part, start, leapfrog, generator)
@@ -125,6 +126,7 @@ def annealed_importance_sampling(
     return Annealed(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
+@torch.inference_mode(False)
 def bdmc(
     model: VAE,
     count: int,

@@ -83,7 +83,7 @@ def mutual_information(
     flat = z.flatten(0, 1)
     log_prior = model.prior_at(x).log_prob(z).flatten()
     aggregate = []
-    for part in flat.split(max(1, _PAIRS_AT_ONCE // N)):
+    for part in flat.split(max(1, _PAIRS_AT_ONCE // (N * (z.shape[-1] ** 2 + 16)))):
         aggregate.append(q.log_prob(part[:, None]).logsumexp(1) - math.log(N))
         advance(len(part) // samples)
     log_aggregate = torch.cat(aggregate)

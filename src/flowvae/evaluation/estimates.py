@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from flowvae.data import Split
+from flowvae.errors import shown
 from flowvae.likelihoods import measure_of
 from flowvae.processes import part_of_batch, summed
 from flowvae.refined import RefinedVAE
@@ -22,6 +23,8 @@ def ignore(count: int | float) -> None:
     """Show no progress."""
     del count
 
+
+_TERMS = ("elbo", "log_likelihood", "kl", "log_prior", "log_base", "ladj", "iw_bound")
 
 __all__ = ["Estimate", "Evaluation", "encode_split", "evaluate_model", "per_datum"]
 
@@ -103,6 +106,10 @@ class Evaluation:
         for key in ("terms", "refined"):
             if read.get(key) is not None:
                 read[key] = {name: Estimate(**value) for name, value in read[key].items()}
+                for name in _TERMS:
+                    mean = getattr(read[key].get(name), "mean", None)
+                    if not isinstance(mean, int | float):
+                        raise ValueError(f"{key}: {name}: expected a number, got {shown(mean)}")
         return cls(**read)
 
 

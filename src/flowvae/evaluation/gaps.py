@@ -28,6 +28,7 @@ __all__ = ["fit_posterior", "inference_gaps"]
 _WIDENED = 1.5  # a proposal with lighter tails than p(z|x) has weights without bound
 
 
+@torch.inference_mode(False)  # gradients are needed in here
 def fit_posterior(
     model: VAE,
     x: Float[Tensor, "B P"],
@@ -54,7 +55,7 @@ def fit_posterior(
     """
     if steps < 1 or samples < 1:
         raise ValueError(f"steps, samples: expected at least 1, got {steps} and {samples}")
-    x = model.flatten(x)
+    x = model.flatten(x.clone() if x.is_inference() else x)
     optimum = _Free(model, x)
     optimizer = torch.optim.Adam(optimum.parameters, lr=learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)

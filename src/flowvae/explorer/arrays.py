@@ -45,8 +45,9 @@ class Arrays:
     def add_values(self, values: torch.Tensor) -> int:
         """Data, as bytes where all are k/255, or as float32."""
         as_bytes = (values * 255).round()
-        if bool(((as_bytes / 255 - values).abs() < 1e-6).all()) and bool((values >= 0).all()):
-            return self.add(as_bytes.clamp(0, 255), "u1")
+        inside = bool(((values >= 0) & (values <= 1)).all())
+        if inside and bool(((as_bytes / 255 - values).abs() < 1e-6).all()):
+            return self.add(as_bytes, "u1")
         return self.add(values)
 
     def add_shown(self, values: torch.Tensor, span: tuple[float, float] | None) -> int:

@@ -165,7 +165,7 @@ def _directions(z: Tensor) -> dict[str, Any]:
     vectors = np.eye(D)[:_MOST_AXES]
     names = [axis_name(d) for d in range(len(vectors))] if D > 1 else ["z"]
     if D > 2 and len(z) > 1:
-        principal, principal_names = principal_directions(np.cov(z.double().cpu().numpy().T))
+        principal, principal_names = principal_directions(np.cov(z.cpu().double().numpy().T))
         count = min(_PRINCIPAL, D)
         vectors = np.concatenate([principal[:count], vectors])
         names = [*principal_names[:count], *names]
@@ -188,7 +188,7 @@ def _classes(run: Run, labels: Tensor | None) -> tuple[list[str], list[int]]:
     if len(values) > _MOST_CLASSES:
         return [], []
     names = run.dataset.label_names
-    return [str(v) if names is None else names[v] for v in values], values
+    return ["unknown" if v < 0 else str(v) if names is None else names[v] for v in values], values
 
 
 def _codes(split: Split, values: list[int], arrays: Arrays) -> int | None:

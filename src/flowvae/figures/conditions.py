@@ -12,7 +12,7 @@ from torch import Tensor
 from flowvae.data.conditions import class_rows, classes_of
 from flowvae.errors import UserError
 from flowvae.figures.images import _channels_last, _show, _tile, image_rows, prior_quantiles
-from flowvae.figures.style import new_figure
+from flowvae.figures.style import new_figure, plain
 from flowvae.outputs import decoded_means
 from flowvae.vae import VAE
 
@@ -83,7 +83,7 @@ def class_grids(model: VAE, points: int = 10) -> Figure:
     for panel, name, each in zip(panels, names, every, strict=False):
         images = decoded_means(model, z, each.to(p)).reshape(-1, *model.data_shape).numpy()
         _show(panel, _tile(_channels_last(images), points, points))
-        panel.set_title(name, fontsize=9)
+        panel.set_title(plain(name), fontsize=9)
     figure.suptitle("Decoder means over z in prior quantiles, for each class", fontsize=10)
     return figure
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from flowvae.evaluation.compare import Comparison
 from flowvae.evaluation.full import FullEvaluation
-from flowvae.figures.style import BLUE, DENSITY, ORANGE, new_figure
+from flowvae.figures.style import BLUE, DENSITY, ORANGE, new_figure, plain
 from flowvae.vae import VAE
 
 __all__ = ["comparison_figure", "evaluation_figure"]
@@ -45,7 +45,7 @@ def evaluation_figure(
     for panel in axes.flat:
         panel.spines[["top", "right"]].set_visible(False)
     name = "pseudo-likelihoods of grey pixels" if summary["pseudo_likelihood"] else "test data"
-    figure.suptitle(f"{summary['data']}, binarization {summary['binarization']}: {name}")
+    figure.suptitle(f"{plain(summary['data'])}, binarization {summary['binarization']}: {name}")
     return figure
 
 
@@ -205,7 +205,7 @@ def comparison_figure(comparison: Comparison) -> Figure:
                 label=label,
             )
     right.axvline(0, color="black", linewidth=0.5)
-    left.set_yticks(places, [run["name"] for run in runs])
+    left.set_yticks(places, [plain(run["name"]) for run in runs])
     left.invert_yaxis()
     left.margins(y=0.2)
     left.set(xlabel="nats per datum", title=f"{summary['count']:,} test data, 95% intervals")

@@ -14,9 +14,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from flowvae.data.conditions import encode_condition
-from flowvae.figures.style import BLUE, new_figure
+from flowvae.figures.style import BLUE, new_figure, plain
 from flowvae.outputs import condition_title, decoded_means
 from flowvae.vae import VAE
+
+_LONGEST = 8  # a side of a picture, in lengths of the other
 
 __all__ = [
     "image_fillings",
@@ -31,8 +33,23 @@ __all__ = [
 
 
 def is_image(shape: tuple[int, ...]) -> bool:
-    """Whether data of this shape can be shown: (H, W), (H, W, C) or (C, H, W), C = 1 or 3."""
-    return len(shape) == 2 or (len(shape) == 3 and (shape[-1] in (1, 3) or shape[0] in (1, 3)))
+    """Whether data of this shape can be shown: (H, W), (H, W, C) or (C, H, W), C = 1 or 3.
+
+    What is far longer than wide is no picture but a series.
+
+    Examples:
+        >>> is_image((28, 28)), is_image((3, 32, 32)), is_image((500, 1)), is_image((7,))
+        (True, True, False, False)
+    """
+    if len(shape) == 3 and shape[-1] in (1, 3):
+        height, width = shape[:2]
+    elif len(shape) == 3 and shape[0] in (1, 3):
+        height, width = shape[1:]
+    elif len(shape) == 2:
+        height, width = shape
+    else:
+        return False
+    return max(height, width) <= _LONGEST * min(height, width)
 
 
 def image_grid(
@@ -47,7 +64,7 @@ def image_grid(
     height, width = images.shape[1:3]
     figure = new_figure(6, 6 * rows * height / (columns * width) + 0.4)
     _show(figure.subplots(), _tile(padded, rows, columns))
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(plain(title), fontsize=10)
     return figure
 
 
@@ -69,7 +86,7 @@ def image_pairs(
         _show(axes, _tile(rows, 2, columns))
     if np.isnan(original).any():
         title += "; missing values in blue"
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(plain(title), fontsize=10)
     return figure
 
 
@@ -121,10 +138,11 @@ def image_rows(
     # Where there are many columns not each can be named.
     every = range(0, columns, -(-columns // 16))
     places = [(k + 0.5) * width - 0.5 for k in every]
-    axes.set_xticks(places, [column_names[k] for k in every], fontsize=8)
-    axes.set_yticks((np.arange(rows) + 0.5) * height - 0.5, list(row_names), fontsize=8)
+    axes.set_xticks(places, [plain(column_names[k]) for k in every], fontsize=8)
+    named = [plain(name) for name in row_names]
+    axes.set_yticks((np.arange(rows) + 0.5) * height - 0.5, named, fontsize=8)
     axes.set_xlabel(label, fontsize=9)
-    axes.set_title(title, fontsize=10)
+    axes.set_title(plain(title), fontsize=10)
     return figure
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib import patheffects
 from matplotlib.figure import Figure
 
-from flowvae.figures.style import BLUE, class_colors, new_figure
+from flowvae.figures.style import BLUE, class_colors, new_figure, plain
 
 __all__ = ["latent_scatter"]
 
@@ -31,7 +31,8 @@ def latent_scatter(
     if labels is not None and 1 < len(classes) <= _MOST_CLASSES:
         for value, color in zip(classes, class_colors(len(classes)), strict=True):
             chosen = points[labels == value]
-            name = str(value) if names is None else names[int(value)]
+            name = "unknown" if value < 0 else str(value) if names is None else names[int(value)]
+            name = plain(name)
             axes.scatter(*chosen.T, s=4, color=color, alpha=0.6, linewidths=0, label=name)
             # The class's own name on the spot: colour alone does not carry the meaning.
             x, y = np.median(chosen, axis=0)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from flowvae.files import replacing
 
-__all__ = ["BLUE", "DENSITY", "ORANGE", "class_colors", "new_figure", "save_figure"]
+__all__ = ["BLUE", "DENSITY", "ORANGE", "class_colors", "new_figure", "plain", "save_figure"]
 
 BLUE, ORANGE = "#0072B2", "#D55E00"  # Okabe & Ito
 DENSITY = "viridis"
@@ -52,6 +52,11 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     with replacing(path) as temporary, rc_context(_RC):
         figure.savefig(temporary, dpi=150, format="png")
     return Path(path)
+
+
+def plain(name: str) -> str:
+    """A name from the data, in which a dollar sign starts no formula."""
+    return name.replace("$", r"\$")
 
 
 def class_colors(count: int) -> list[Any]:

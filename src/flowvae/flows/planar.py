@@ -259,7 +259,9 @@ def _kernels_fit(z: Tensor, w: Tensor, b: Tensor) -> bool:
         return False
     if torch.compiler.is_compiling():
         return True
-    # vmap and jvp have no rule for the kernels.
+    # vmap and forward-mode derivatives have no rule for the kernels.
+    if torch.autograd.forward_ad._current_level >= 0:
+        return False
     return torch._C._functorch.peek_interpreter_stack() is None  # pyright: ignore
 
 

@@ -63,7 +63,7 @@ class RadialTransform(Bijection):
         self, z: Float[Tensor, "*#batch D"]
     ) -> tuple[Float[Tensor, "*out D"], Float[Tensor, "*out"]]:
         width, s = _constrained(self.alpha, self.beta)
-        distances = []
+        z, distances = self._expanded(z), []
         layers = zip(self.centre.unbind(-2), width.unbind(-1), (s - width).unbind(-1), strict=True)
         for centre, width_k, beta_hat in layers:
             offset = z - centre
@@ -78,13 +78,14 @@ class RadialTransform(Bijection):
         self, z_K: Float[Tensor, "*#batch D"]
     ) -> tuple[Float[Tensor, "*out D"], Float[Tensor, "*out"]]:
         width, s = _constrained(self.alpha, self.beta)
-        z, distances = z_K, []
+        z, distances, tiny = self._expanded(z_K), [], torch.finfo(z_K.dtype).tiny
         for k in range(self.num_flows - 1, -1, -1):
             centre, a, s_k = self.centre[..., k, :], width[..., k], s[..., k]
             offset = z - centre
             far = _norm(offset)
             difference = far - s_k
-            root = torch.hypot(difference, 2 * (a * far).sqrt())
+            # Not at zero, where the root's derivative is infinite.
+            root = torch.hypot(difference, 2 * (a * far.clamp(min=tiny)).sqrt())
             outside = difference > 0
             r = torch.where(
                 outside,
@@ -94,6 +95,15 @@ class RadialTransform(Bijection):
             z = centre + offset * ((r + a) / (r + s_k)).unsqueeze(-1)
             distances.append(r)
         return z, -_ladj(z, distances[::-1], width, s)
+
+    def _expanded(self, z: Tensor) -> Tensor:
+        batches = (
+            z.shape[:-1],
+            self.centre.shape[:-2],
+            self.alpha.shape[:-1],
+            self.beta.shape[:-1],
+        )
+        return z.expand(*torch.broadcast_shapes(*batches), z.shape[-1])
 
 
 def _constrained(alpha: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,6 +20,7 @@ __all__ = ["SHIFTS", "constrain", "forward", "inverse"]
 # m is zero where its argument is ln(e - 1), so both constraints are one function M of the
 # distance to its zero:  M(d) = softplus(d + ln(e-1)) - 1 = log1p((1 - 1/e) expm1(d)).
 _ZERO_OF_M = math.log(math.e - 1)
+SETTLED = 4.0  # roundings
 SHIFTS = {"paper": _ZERO_OF_M, "centred": 0.0}
 
 
@@ -46,7 +47,7 @@ def inverse(z_K: Tensor, w: Tensor, u: Tensor, b: Tensor, shift: float) -> tuple
         tau = (w[..., k, :] * z).sum(-1) + b[..., k]
         a = _Root.apply(tau, *torch.broadcast_tensors(m[..., k], log_s[..., k], tau)[:2])
         z = z - u_hat[..., k, :] * torch.tanh(a).unsqueeze(-1)
-        z = z + _settling(z, a - b[..., k], w[..., k, :])
+        z = z + _settling(z, a, b[..., k], w[..., k, :])
         a_all.append(a)
     if not a_all:
         return z.clone(), z.new_zeros(z.shape[:-1])
@@ -59,11 +60,15 @@ def _expanded(z: Tensor, w: Tensor, u: Tensor, b: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _settling(z: Tensor, wz: Tensor, w: Tensor) -> Tensor:
-    """The step along w to where wᵀz is what it must be: z_k - û tanh a cancels where û is large."""
-    ww = w.square().sum(-1)
-    zero = ww < torch.finfo(w.dtype).tiny
-    step = torch.where(zero, 0.0, (wz - (w * z).sum(-1)) / torch.where(zero, 1.0, ww))
+def _settling(z: Tensor, a: Tensor, b: Tensor, w: Tensor) -> Tensor:
+    """The step along w to where wᵀz + b is a: z_k - û tanh a cancels where û is large.
+
+    No step where the difference is the rounding of a and b: 1/‖w‖ would magnify it.
+    """
+    ww, number = w.square().sum(-1), torch.finfo(w.dtype)
+    rest = a - b - (w * z).sum(-1)
+    none = (ww < number.tiny) | (rest.abs() <= SETTLED * number.eps * (a.abs() + b.abs()))
+    step = torch.where(none, 0.0, rest / torch.where(none, 1.0, ww))
     return step.unsqueeze(-1) * w
 
 
@@ -76,7 +81,7 @@ class _Root(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, tau: Tensor, m: Tensor, log_s: Tensor) -> Tensor:
+    def forward(tau: Tensor, m: Tensor, log_s: Tensor) -> Tensor:
         refuse_if_portable("the inverse of this flow is found by a search of no fixed length")
         x, c, s = tau.abs(), m.abs(), log_s.exp()
         tiny = torch.finfo(tau.dtype).tiny
@@ -90,9 +95,36 @@ class _Root(torch.autograd.Function):
             a = (a - step).clamp(min=0)
             if not bool((step.abs() > 2 * torch.finfo(a.dtype).eps * a).any()):
                 break
-        root = torch.where(tau < 0, -a, a)
-        ctx.save_for_backward(root, log_s)
-        return root
+        return torch.where(tau < 0, -a, a)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        ctx.save_for_backward(output, inputs[2])
+        ctx.save_for_forward(output, inputs[2])
+
+    @staticmethod
+    def vmap(info, in_dims, *inputs: Tensor) -> tuple[Tensor, int]:
+        """Elementwise: the dimension that is mapped over comes first, as one more of the batch."""
+        del info
+        moved = [
+            x if dim is None else x.movedim(dim, 0) for x, dim in zip(inputs, in_dims, strict=True)
+        ]
+        most = max(x.dim() - (dim is not None) for x, dim in zip(inputs, in_dims, strict=True))
+        aligned = [
+            x if dim is None else x.reshape(len(x), *[1] * (most - x.dim() + 1), *x.shape[1:])
+            for x, dim in zip(moved, in_dims, strict=True)
+        ]
+        return _Root.apply(*torch.broadcast_tensors(*aligned)), 0
+
+    @staticmethod
+    def jvp(ctx, tau_dot: Tensor | None, m_dot: Tensor | None, _: Tensor | None) -> Tensor:
+        a, log_s = ctx.saved_tensors
+        t = torch.tanh(a)
+        det = t.square() + _sech2(a) * log_s.exp()
+        moved = torch.zeros_like(a) if tau_dot is None else tau_dot
+        if m_dot is not None:
+            moved = moved - t * m_dot
+        return moved / det.clamp(min=torch.finfo(a.dtype).tiny)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None]:  # pyright: ignore

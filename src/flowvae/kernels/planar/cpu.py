@@ -181,7 +181,7 @@ def _inverse(
                 u_k = row(u[0], token, (p + i) * u[1] + k * D)
                 move(row(at, 1.0, i * width), w_k, u_k, D, -q[T + i], -q[RT + i])
                 by_ww = 0.0 if q[WW + i] < tiny else 1.0 / q[WW + i]
-                settle(row(at, 1.0, i * width), w_k, u_k, D, q[A + i] - q[B + i], by_ww)
+                settle(row(at, 1.0, i * width), w_k, u_k, D, q[A + i], q[B + i], by_ww)
             if save:
                 lanes_adjoint(q, tiny)
                 _keep(q, kept, p, k, K, _INVERSE)

@@ -7,6 +7,7 @@ and filled up with zeros to a whole number of vectors.
 from __future__ import annotations
 
 from flowvae.kernels.compile import exact, inline
+from flowvae.kernels.planar.cpu_scalars import ROUNDING
 from flowvae.kernels.vectors import (
     WIDTH,
     load,
@@ -77,13 +78,16 @@ def move(z, w, u, D, t, rt):
 
 
 @exact
-def settle(z, w, u, D, wz, by_ww):
-    """Move z along w to where wᵀz is what it must be.
+def settle(z, w, u, D, a, b, by_ww):
+    """Move z along w to where wᵀz + b is a.
 
-    z_k - û tanh a cancels where û is large, and the map would magnify that error again.
+    z_k - û tanh a cancels where û is large, and the map would magnify that error again. Where the
+    difference is the rounding of a and b, 1/‖w‖ would magnify that.
     """
     _, _, found = dots(w, u, z, D)
-    move(z, w, u, D, 0.0, (wz - found) * by_ww)
+    rest = a - b - found
+    if abs(rest) > ROUNDING * (abs(a) + abs(b)):
+        move(z, w, u, D, 0.0, rest * by_ww)
 
 
 @inline

@@ -16,7 +16,13 @@ from numba import carray
 
 from flowvae.kernels.compile import exact, fast
 from flowvae.kernels.math import claim, done, row, tanh_and_slope
-from flowvae.kernels.planar.cpu_scalars import constrained, log_abs_det, log_det_slopes, solve
+from flowvae.kernels.planar.cpu_scalars import (
+    ROUNDING,
+    constrained,
+    log_abs_det,
+    log_det_slopes,
+    solve,
+)
 
 __all__ = ["CHUNK", "finish", "forward", "inverse", "pullback"]
 
@@ -162,11 +168,13 @@ def inverse(
                 solve(q, _A, _M, _S, LANES)
                 _lanes_inverse(q, numbers[2, k], numbers[3, k], numbers[5, k])
                 _add_outer(points, vectors[1, k], q, _T, -1.0)
-                # Move along w to where wᵀz is what it must be, as _settle in cpu.py.
+                # Move along w to where wᵀz + b is a, as settle in cpu_layers.py.
                 q[_H : _H + LANES] = numbers[0, k]
                 _add_dot(q, _H, vectors[0, k], points)
                 for i in range(LANES):
-                    q[_H + i] = (q[_A + i] - q[_H + i]) * numbers[6, k]
+                    rest = q[_A + i] - q[_H + i]
+                    noise = ROUNDING * (abs(q[_A + i]) + abs(numbers[0, k]))
+                    q[_H + i] = rest * numbers[6, k] if abs(rest) > noise else 0.0
                 _add_outer(points, vectors[0, k], q, _H, 1.0)
                 if save:
                     kept = carray(row(a, 1.0, (p * K + k) * S + s), (n,))

@@ -135,17 +135,29 @@ def _(w, u, b, kept, end_bar, ladj_bar, shift, inverted):
     return end_bar.new_empty(end_bar.shape), *(x.new_empty(x.shape) for x in (w, u, b))
 
 
+def _batched(gradient: Tensor) -> bool:
+    """Whether it is of several backward passes at once, ``is_grads_batched``: it has no address."""
+    if torch._C._functorch.peek_interpreter_stack() is not None:  # pyright: ignore
+        return True
+    return torch._C._functorch.is_legacy_batchedtensor(gradient)  # pyright: ignore
+
+
 def _pull_back(saved, end_bar: Tensor, ladj_bar: Tensor, shift: float, inverted: bool, adjoint):
     """Gradients of z, w, u and b: by ``adjoint``, or so that they can be differentiated again."""
     start, w, u, b, kept = saved
-    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+    again = torch.is_grad_enabled()
+    if torch.compiler.is_compiling() or not (again or _batched(end_bar) or _batched(ladj_bar)):
         return adjoint(w, u, b, kept, end_bar, ladj_bar, shift, inverted)
     with torch.enable_grad():
         inputs = (start, w, u, b)
         outputs = (reference.inverse if inverted else reference.forward)(*inputs, shift)
-        return torch.autograd.grad(
-            outputs, inputs, (end_bar, ladj_bar), create_graph=True, allow_unused=True
+        wanted = [x for x in inputs if x.requires_grad]
+        found = iter(
+            torch.autograd.grad(
+                outputs, wanted, (end_bar, ladj_bar), create_graph=again, allow_unused=True
+            )
         )
+    return tuple(next(found) if x.requires_grad else None for x in inputs)
 
 
 def _register_autograd(op, inverted: bool) -> None:
