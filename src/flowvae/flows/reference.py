@@ -117,7 +117,7 @@ class _Root(torch.autograd.Function):
         return _Root.apply(*torch.broadcast_tensors(*aligned)), 0
 
     @staticmethod
-    def jvp(ctx, tau_dot: Tensor | None, m_dot: Tensor | None, _: Tensor | None) -> Tensor:
+    def jvp(ctx, tau_dot, m_dot, _) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         a, log_s = ctx.saved_tensors
         t = torch.tanh(a)
         det = t.square() + _sech2(a) * log_s.exp()
