@@ -57,8 +57,9 @@ def test_settings_and_figures_with_their_errors(run):
     assert facts["posterior"] == "planar, K = 3 flows"
     assert (facts["likelihood"], facts["seed"]) == ("bernoulli", "0")
     assert facts["latent dimensions D"] == "2"
-    terms = json.loads((run.path / "evaluation.json").read_text())["terms"]
-    for name, key in (("pseudo-ELBO", "elbo"), ("8-sample bound on log p(x)", "iw_bound")):
+    evaluation = json.loads((run.path / "evaluation.json").read_text())
+    terms, bound = evaluation["terms"], f"{evaluation['samples']}-sample bound on log p(x)"
+    for name, key in (("pseudo-ELBO", "elbo"), (bound, "iw_bound")):
         mean, error = terms[key]["mean"], terms[key]["standard_error"]
         assert facts[name] == f"{mean:.3f} ± {error:.3f}"
     assert facts["measure"].startswith("p(x) is a pseudo-likelihood of grey pixels")
