@@ -16,6 +16,7 @@ __all__ = [
     "file_complaint",
     "first_complaint",
     "one_line",
+    "printable",
     "shown",
 ]
 

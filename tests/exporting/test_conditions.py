@@ -174,3 +174,17 @@ def test_the_example_under_a_class(folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["x", str(out), str(tmp_path / "x.npy"), "--class", "dog"])
     main()
     assert "bound on log p(x)" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_page_tells_of_values_that_are_not_missing_at_random(tmp_path):
+    settings = {"likelihood": "gaussian", "missing": "model", "missingness": "self_masking"}
+    config = resolve_config(latent_dim=3, num_flows=2, hidden_dims=(8,), **settings)
+    for name, told in (("self_masking", True), ("at_random", False)):
+        config = config.replace(missingness=name)
+        model = flowvae.build_vae(config, (5,)).eval()
+        out = flowvae.export(flowvae.Run(tmp_path / name, config, model), out=tmp_path / f"{name}s")
+        page = (out / "README.md").read_text()
+        assert ("has the curves under `missingness`" in page) == told
+        about = json.loads((out / "export.json").read_text())["data"]
+        assert (about["missingness"] is not None) == told

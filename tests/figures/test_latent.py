@@ -29,5 +29,7 @@ def test_names_are_shown_as_they_are_and_labels_that_are_not_known_as_such(tmp_p
     figure = latent_scatter(z, labels, ["$1_$2", "cat"])
     assert {text.get_text() for text in figure.axes[0].texts} == {"unknown", r"\$1_\$2", "cat"}
     save_figure(figure, tmp_path / "a.png")  # no formula
+    quantities = latent_scatter(z, labels - 0.5).axes[0]
+    assert {text.get_text() for text in quantities.texts} == {"-1.5", "-0.5", "0.5"}
     rows = image_rows(np.zeros((1, 2, 6, 6)), ["$1_$2"], ["a", "$1_$2"], "$1_$2", "t")
     save_figure(rows, tmp_path / "b.png")

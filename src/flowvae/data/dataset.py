@@ -328,11 +328,16 @@ def adopt(
         _check_gaps(flat, name)
     # NaN is both the smallest and the largest.
     elif dtype != np.uint8 and not np.isfinite([flat.min(), flat.max()]).all():
-        raise UserError(
-            f"{name}: expected finite numbers, got NaN or infinity; with missing=model NaN is a "
-            "value that is missing"
-        )
+        raise not_finite(name)
     return Split(torch.from_numpy(flat), kept)
+
+
+def not_finite(name: str) -> UserError:
+    """What to say of data with NaN or infinity where none is allowed."""
+    return UserError(
+        f"{name}: expected finite numbers, got NaN or infinity; with missing=model NaN is a value "
+        "that is missing"
+    )
 
 
 def _check_gaps(flat: np.ndarray, name: str) -> None:

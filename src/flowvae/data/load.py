@@ -13,7 +13,7 @@ from flowvae.data.arrays import numpy_file
 from flowvae.data.binarization import binarize
 from flowvae.data.columns import Column
 from flowvae.data.conditions import conditioned
-from flowvae.data.dataset import Binarization, Dataset
+from flowvae.data.dataset import Binarization, Dataset, not_finite
 from flowvae.data.hub import hub_dataset
 from flowvae.data.idx import bundled_mnist, idx_file, idx_folder, is_idx
 from flowvae.data.images import image_folder, is_image_folder
@@ -93,10 +93,7 @@ def _check_there(dataset: Dataset, options: Options) -> None:
     """See that nothing is missing: means and deviations do without it."""
     for name, split in dataset.splits.items():
         if options.missing != "model" and split.has_missing:
-            raise UserError(
-                f"{dataset.name}: {name}: expected finite numbers, got NaN; with missing=model NaN "
-                "is a value that is missing"
-            )
+            raise not_finite(f"{dataset.name}: {name}")
 
 
 def load_configured(

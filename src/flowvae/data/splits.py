@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from flowvae.data.dataset import Dataset, Origin, Split, adopt
+from flowvae.data.dataset import Dataset, Origin, Split, adopt, not_finite
 from flowvae.data.rows import ArrayFile, FileRows, block_rows
 from flowvae.errors import UserError
 
@@ -169,7 +169,7 @@ def _take(
     if array.dtype.kind == "f" and not wide:  # a pass over the file, but NaN would end the training
         seen = split.statistics
         if not np.isfinite([seen.low, seen.high]).all() or (seen.missing and not missing):
-            raise UserError(f"{name}: expected finite numbers, got NaN or infinity")
+            raise not_finite(name)
     if given is not None:
         split = replace(split, condition=_of_rows(given, rows.rows()))
     return split

@@ -195,9 +195,9 @@ def _missingness_lines(missingness: Mapping[str, Any] | None) -> list[str]:
         return []
     return [
         "",
-        "A value is missing with a probability that depends on it; the graphs give log p(x_obs|z) "
-        f"without that part. To fill values in, weight by it: `{ABOUT}` has the curves under "
-        "`missingness`.",
+        "A value is missing with a probability that depends on it, which is in no graph: "
+        f"`{ABOUT}` has the curves under `missingness`, by which p(x|z) is to be weighted where "
+        "values are filled in.",
     ]
 
 

@@ -31,7 +31,9 @@ def latent_scatter(
     if labels is not None and 1 < len(classes) <= _MOST_CLASSES:
         for value, color in zip(classes, class_colors(len(classes)), strict=True):
             chosen = points[labels == value]
-            name = "unknown" if value < 0 else str(value) if names is None else names[int(value)]
+            name = str(value) if names is None else names[int(value)]
+            if value < 0 and labels.dtype.kind != "f":  # a quantity may be negative
+                name = "unknown"
             name = plain(name)
             axes.scatter(*chosen.T, s=4, color=color, alpha=0.6, linewidths=0, label=name)
             # The class's own name on the spot: colour alone does not carry the meaning.

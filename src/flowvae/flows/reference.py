@@ -14,13 +14,13 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from flowvae.flows.portable import refuse_if_portable
+from flowvae.kernels.planar import ROUNDINGS
 
 __all__ = ["SHIFTS", "constrain", "forward", "inverse"]
 
 # m is zero where its argument is ln(e - 1), so both constraints are one function M of the
 # distance to its zero:  M(d) = softplus(d + ln(e-1)) - 1 = log1p((1 - 1/e) expm1(d)).
 _ZERO_OF_M = math.log(math.e - 1)
-SETTLED = 4.0  # roundings
 SHIFTS = {"paper": _ZERO_OF_M, "centred": 0.0}
 
 
@@ -67,7 +67,7 @@ def _settling(z: Tensor, a: Tensor, b: Tensor, w: Tensor) -> Tensor:
     """
     ww, number = w.square().sum(-1), torch.finfo(w.dtype)
     rest = a - b - (w * z).sum(-1)
-    none = (ww < number.tiny) | (rest.abs() <= SETTLED * number.eps * (a.abs() + b.abs()))
+    none = (ww < number.tiny) | (rest.abs() <= ROUNDINGS * number.eps * (a.abs() + b.abs()))
     step = torch.where(none, 0.0, rest / torch.where(none, 1.0, ww))
     return step.unsqueeze(-1) * w
 

@@ -6,9 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from flowvae.flows import CONSTRAINTS, planar_flow, planar_flow_inverse, reference
-
-constraints = pytest.mark.parametrize("constraint", CONSTRAINTS)
+from flowvae.flows import planar_flow, planar_flow_inverse, reference
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
@@ -56,12 +54,11 @@ def test_second_derivatives_in_some_of_the_inputs_alone(function):
         assert torch.autograd.gradgradcheck(of_one, (x,))
 
 
-@constraints
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("scale", [1e-18, 1e-12, 1e-6, 1e-3, 0.1])
-def test_the_inverse_is_exact_where_w_is_small(scale, shared, dtype, constraint):
-    """1/‖w‖ magnifies no rounding of b."""
+def test_the_inverse_is_exact_where_w_is_small(scale, shared, dtype):
+    """1/‖w‖ magnifies no rounding of b. Under the other constraint û grows as 1/‖w‖ there."""
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
@@ -69,11 +66,12 @@ def test_the_inverse_is_exact_where_w_is_small(scale, shared, dtype, constraint)
 
     z, sets = (normal(99, 1, 3), (1,)) if shared else (normal(99, 3), (99,))
     w, u, b = scale * normal(*sets, 8, 3), normal(*sets, 8, 3), normal(*sets, 8)
-    shift = reference.SHIFTS[constraint]
-    # Under the paper's constraint û is of the size m / ‖w‖ there, and so is z_K.
-    end, _ = planar_flow(z, w, u, b, constraint)
-    error = 100 * torch.finfo(dtype).eps * max(1.0, end.abs().max().item())
-    found, _ = planar_flow_inverse(end, w, u, b, constraint)
-    assert (found - z).abs().max() < error
-    found, _ = reference.inverse(reference.forward(z, w, u, b, shift)[0], w, u, b, shift)
-    assert (found - z).abs().max() < error
+    error = 100 * torch.finfo(dtype).eps
+    for forward, inverse in (
+        (planar_flow, planar_flow_inverse),
+        (reference.forward, reference.inverse),
+    ):
+        constraint = "centred" if forward is planar_flow else reference.SHIFTS["centred"]
+        end, _ = forward(z, w, u, b, constraint)
+        found, _ = inverse(end, w, u, b, constraint)
+        assert (found - z).abs().max() < error

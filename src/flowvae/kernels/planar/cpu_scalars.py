@@ -11,10 +11,11 @@ import numpy as np
 
 from flowvae.kernels.compile import exact, inline
 from flowvae.kernels.math import exp_parts, log, select, tanh_and_slope
+from flowvae.kernels.planar import ROUNDINGS
 
 __all__ = ["ROUNDING", "constrained", "log_abs_det", "log_det_slopes", "solve"]
 
-ROUNDING = 4 * 2.0**-52  # what a difference may be off by, beside its terms; as in reference.py
+ROUNDING = ROUNDINGS * 2.0**-52  # in float64
 _ZERO_OF_M = math.log(math.e - 1)  # ln(e - 1), where softplus is 1
 _SLOPE_OF_M = 1 - 1 / math.e  # softplus'(ln(e - 1))
 
